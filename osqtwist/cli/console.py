@@ -1,0 +1,131 @@
+"""What all sub-commands share: where the server is, how a call runs, and how things are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import attrs
+import click
+from rich.console import Console
+from rich.table import Table
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from osqtwist.adminclient import AdminClient, AdminRefused, AdminUnreachable
+
+REFUSED, UNREACHABLE = 1, 3
+
+
+def _console() -> Console:
+    # In a pipe there is no width to keep to: cut lines would only be harder to grep.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 400)
+
+
+@attrs.define
+class Operator:
+    """
+    One run of the command.
+
+    :ivar socket: the admin socket of the server.
+    :ivar as_json: whether a program reads the output.
+    """
+
+    socket: Path
+    as_json: bool
+    console: Console = attrs.field(factory=_console)
+
+    def call(self, work: Callable[[AdminClient], Awaitable[Any]]) -> Any:
+        """
+        Run some calls to the server, with a reactor of their own, and answer with what they give.
+
+        Ctrl-C ends them cleanly.  A refusal, or that no server answers, ends the process with one sentence.
+        """
+        from twisted.internet import reactor  # noqa: PLC0415 - the edge where the reactor comes from
+
+        outcome: list[Any] = []
+
+        async def calls() -> Any:
+            return await work(AdminClient(reactor, self.socket))
+
+        loop: Any = reactor
+        running = Deferred.fromCoroutine(calls())
+        running.addBoth(outcome.append)
+        running.addBoth(lambda _: loop.stop() if loop.running else None)
+        if not outcome:
+            loop.addSystemEventTrigger("before", "shutdown", running.cancel)
+            loop.run()
+        result = outcome[0]
+        if isinstance(result, Failure):
+            self._give_up(result)
+        return result
+
+    def rows(self, items: Sequence[dict[str, Any]], columns: dict[str, str]) -> None:
+        """Print items: the columns named (field to heading), or all of them as JSON."""
+        if self.as_json:
+            self.json(list(items))
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in columns.values():
+            table.add_column(heading, overflow="fold")
+        for item in items:
+            table.add_row(*(plain(item.get(field)) for field in columns))
+        self.console.print(table)
+
+    def fields(self, item: dict[str, Any]) -> None:
+        """Print one thing, a field a line, or as JSON."""
+        if self.as_json:
+            self.json(item)
+            return
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for field, value in item.items():
+            table.add_row(field, plain(value))
+        self.console.print(table)
+
+    def json(self, item: Any) -> None:
+        """Print JSON, one value."""
+        click.echo(json.dumps(item, indent=None if not sys.stdout.isatty() else 2))
+
+    def _give_up(self, failure: Failure) -> NoReturn:
+        problem = failure.value
+        if isinstance(problem, AdminUnreachable):
+            click.echo(f"osqtwist: {problem}", err=True)
+            sys.exit(UNREACHABLE)
+        if isinstance(problem, AdminRefused):
+            click.echo(f"osqtwist: {problem}", err=True)
+            sys.exit(REFUSED)
+        if failure.check(CancelledError):
+            sys.exit(130)
+        failure.raiseException()
+        raise AssertionError
+
+
+def plain(value: Any) -> str:
+    """A value as a person reads it in a table, with control characters made visible."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return " ".join(plain(each) for each in value) or "-"
+    if isinstance(value, dict):
+        return json.dumps(value)
+    text = str(value)
+    # Names and rows come from nodes: nothing in them may reach the terminal as a command to it, or rich as markup.
+    visible = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+    return visible.replace("[", "\\[")
+
+
+def moment(value: float | None) -> str:
+    """A Unix time as a person reads it: how long ago, if it is not long."""
+    if not value:
+        return "never"
+    ago = time.time() - value
+    for unit, seconds in (("d", 86400), ("h", 3600), ("min", 60)):
+        if ago >= 2 * seconds:
+            return f"{ago / seconds:.0f} {unit} ago"
+    return f"{max(0, ago):.0f} s ago"

@@ -1,0 +1,173 @@
+"""
+The directory: what this process knows of nodes, kept near so that a request need not ask the store.
+
+It caches the facts of nodes, collects when they were seen and writes that down many at a time, and holds the set
+of revocations.  Whatever it caches is looked at again when a ``nodes`` signal says so, and now and then anyway.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import attrs
+import msgspec
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from osqtwist.authentication import Caller
+from osqtwist.enrollment import certificate_record, merged_tags
+from osqtwist.interfaces import INodeStore, ISignals, StoreFull, StoreUnavailable
+from osqtwist.node import Node, Revocation, Sighting
+from osqtwist.targeting import NodeFacts
+
+FLUSH_INTERVAL = 2.0
+"""Seconds between two writes of what was seen."""
+REVOCATION_INTERVAL = 1.0
+"""Seconds between two looks at the revocations, in case a signal was lost."""
+_MAX_KNOWN = 250_000
+
+
+@attrs.frozen
+class _Known:
+    facts: NodeFacts
+    fingerprint: str
+
+
+class Directory(Service):
+    """
+    Facts, sightings and revocations of nodes.
+
+    :param on_revoked: called with a node id as soon as a revocation of it is seen here.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, clock: IReactorTime, nodes: INodeStore, signals: ISignals, on_revoked: Callable[[str], None]
+    ) -> None:
+        self._clock = clock
+        self._nodes = nodes
+        self._signals = signals
+        self._on_revoked = on_revoked
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._seen: dict[str, Sighting] = {}
+        self._revocations: dict[str, Revocation] = {}
+        self._loops: list[LoopingCall] = []
+        self._unsubscribe: Callable[[], None] | None = None
+
+    def startService(self) -> None:
+        """Begin to write sightings down and to look at revocations."""
+        super().startService()
+        self._unsubscribe = self._signals.subscribe("nodes", self._changed)
+        for work, interval in ((self.flush, FLUSH_INTERVAL), (self.refresh_revocations, REVOCATION_INTERVAL)):
+            loop = LoopingCall(lambda work=work: Deferred.fromCoroutine(work()))
+            loop.clock = self._clock
+            loop.start(interval, now=False)
+            self._loops.append(loop)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop; fires when what was seen is written down, or cannot be."""
+        super().stopService()
+        if self._unsubscribe:
+            self._unsubscribe()
+        for loop in self._loops:
+            loop.stop()
+        self._loops.clear()
+        return Deferred.fromCoroutine(self.flush())
+
+    async def facts_of(self, caller: Caller) -> NodeFacts:
+        """
+        What a target can look at for this node.
+
+        A node that shows a certificate and is not known yet becomes known; a new certificate is noted.
+
+        :raise StoreUnavailable: the node is not in memory and the store does not answer.
+        """
+        fingerprint = caller.certificate.fingerprint if caller.certificate else ""
+        known = self._known.get(caller.node_id)
+        if known and (not fingerprint or known.fingerprint == fingerprint):
+            self._known.move_to_end(caller.node_id)
+            return known.facts
+        node = await self._nodes.get(caller.node_id)
+        updated = _with_certificate(node, caller)
+        if updated is not node:
+            await self._nodes.record(updated)
+        return self.learn(updated)
+
+    def learn(self, node: Node) -> NodeFacts:
+        """Keep a node in memory, over what was known of it; answers with its facts."""
+        facts = node.facts()
+        self._known[node.node_id] = _Known(facts, node.certificate.fingerprint if node.certificate else "")
+        self._known.move_to_end(node.node_id)
+        while len(self._known) > _MAX_KNOWN:
+            self._known.popitem(last=False)
+        return facts
+
+    def name_of(self, caller: Caller) -> str:
+        """The best name known for a caller without asking the store."""
+        known = self._known.get(caller.node_id)
+        return known.facts.name if known else caller.name or caller.node_id
+
+    def saw(self, node_id: str, address: str, user_agent: str) -> None:
+        """Note that a node was heard of now.  It reaches the store within :data:`FLUSH_INTERVAL`."""
+        now = self._clock.seconds()
+        if node_id in self._seen or len(self._seen) < _MAX_KNOWN:
+            self._seen[node_id] = Sighting(seen_at=now, first_seen_at=now, address=address, user_agent=user_agent[:128])
+
+    async def flush(self) -> None:
+        """Write down who was seen since the last time; on a failure it is kept for the next."""
+        seen, self._seen = self._seen, {}
+        if not seen:
+            return
+        try:
+            await self._nodes.saw(seen)
+        except (StoreUnavailable, StoreFull) as problem:
+            self._seen = seen | self._seen
+            self._log.warn("sightings of {count} nodes wait for the store: {problem}", count=len(seen), problem=problem)
+
+    async def refresh_revocations(self) -> None:
+        """Look at the revocations; if the store does not answer, those known stay in force."""
+        try:
+            current = {revocation.node_id: revocation for revocation in await self._nodes.revocations()}
+        except (StoreUnavailable, StoreFull):
+            return
+        new = [node_id for node_id, revocation in current.items() if self._revocations.get(node_id) != revocation]
+        self._revocations = current
+        for node_id in new:
+            self._on_revoked(node_id)
+
+    def is_revoked(self, node_id: str, issued_at: float = 0.0) -> bool:
+        """Whether a node is refused, or at least its keys issued at this moment."""
+        revocation = self._revocations.get(node_id)
+        if revocation is None:
+            return False
+        return not revocation.keys_before or 0.0 < issued_at < revocation.keys_before
+
+    def _changed(self, node_id: str) -> None:
+        # An empty id stands for signals that were missed: any node may have changed.
+        if node_id:
+            self._known.pop(node_id, None)
+        else:
+            self._known.clear()
+        Deferred.fromCoroutine(self.refresh_revocations())
+
+
+def _with_certificate(node: Node | None, caller: Caller) -> Node:
+    if caller.certificate is None:
+        return node or Node(node_id=caller.node_id, name=caller.name or caller.node_id, proof="secret")
+    record = certificate_record(caller.certificate)
+    if node is None:
+        return Node(
+            node_id=caller.node_id,
+            name=caller.name or caller.node_id,
+            proof="certificate" if caller.name else "secret",
+            certificate=record,
+            tags=merged_tags(caller.certificate.tags),
+        )
+    if node.certificate is not None and node.certificate.fingerprint == record.fingerprint:
+        return node
+    return msgspec.structs.replace(node, certificate=record, tags=merged_tags(node.tags, caller.certificate.tags))

@@ -1,0 +1,206 @@
+"""
+Distributed queries for nodes: reads that are held until there is work, and the results that come back.
+
+The store is the truth.  This process keeps the open queries in memory, and for each node what the store last said
+of them, so that a read with nothing to do costs no store call.  A ``queries`` signal makes it look again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from osqtwist.interfaces import IQueryStore, ISignals, StoreFull, StoreUnavailable
+from osqtwist.metrics import Metrics
+from osqtwist.parking import ParkedReads
+from osqtwist.query import DistributedQuery, Offer, QueryResult, Taken
+from osqtwist.targeting import NodeFacts
+
+MAX_HOLD = 12.0
+"""osquery gives up 16 s after it began to connect (tls.cpp) and its watcher kills at 11 s of a blocked stop."""
+REFRESH_INTERVAL = 5.0
+"""Seconds between two looks at the open queries, in case a signal was lost."""
+MAX_QUERIES_AT_ONCE = 20
+"""All results of one read come in one body, which must arrive within osquery's 16 s."""
+
+
+@attrs.define
+class _OpenQuery:
+    query: DistributedQuery
+    # For each node, the moment before which the store need not be asked again.
+    settled_until: dict[str, float] = attrs.field(factory=dict)
+
+
+class Distributed(Service):
+    """Issues queries, gives them to nodes, and takes their results."""
+
+    _log = Logger()
+
+    def __init__(
+        self, clock: IReactorTime, queries: IQueryStore, signals: ISignals, parked: ParkedReads, metrics: Metrics
+    ) -> None:
+        self._clock = clock
+        self._queries = queries
+        self._signals = signals
+        self._parked = parked
+        self._metrics = metrics
+        self._open: dict[str, _OpenQuery] = {}
+        self._loop: LoopingCall | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+        self._is_closing = False
+
+    def startService(self) -> None:
+        """Begin to follow the open queries."""
+        super().startService()
+        self._is_closing = False
+        self._unsubscribe = self._signals.subscribe("queries", lambda _: self._look_again())
+        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self.refresh()))
+        self._loop.clock = self._clock
+        self._loop.start(REFRESH_INTERVAL, now=True)
+
+    def stopService(self) -> None:
+        """Answer every held read with nothing to do, and stop.  Reads that come later are not held."""
+        super().stopService()
+        self._is_closing = True
+        if self._unsubscribe:
+            self._unsubscribe()
+        if self._loop and self._loop.running:
+            self._loop.stop()
+        self._parked.wake(lambda _: True)
+
+    def end_reads_of(self, node_id: str) -> None:
+        """Wake a node's parked reads, so that a revocation is looked at now."""
+        self._parked.wake(lambda facts: facts.node_id == node_id)
+
+    async def read(
+        self, facts: NodeFacts, until: float, may_go_on: Callable[[], bool] = lambda: True
+    ) -> Sequence[DistributedQuery]:
+        """
+        Work for a node: queries it holds under a lease from now on, or none when the hold is over.
+
+        Queries with a discovery query come one at a time: osquery drops a whole reply when one discovery query
+        fails (distributed.cpp).  Cancelling it, when the node goes away, gives back what was taken.
+
+        :param until: clock time at which to answer with nothing.
+        :param may_go_on: looked at after each wake-up; false ends the wait.
+        """
+        parked = self._parked.park(facts)
+        # Parked first, then looking: a wake-up while we look is kept, so none falls between.
+        try:
+            while not self._is_closing and may_go_on():
+                work = await self._take_some(facts)
+                if work:
+                    return work
+                if not await parked.woken(until):
+                    break
+        finally:
+            self._parked.remove(parked)
+        return ()
+
+    async def record(self, results: Sequence[QueryResult]) -> None:
+        """
+        Keep one node's results; fires when the store has them.
+
+        Results that came before, or that nobody asked for, are passed over: the node must not send them for ever.
+        """
+        if not results:
+            return
+        new = set(await self._queries.add_results(results))
+        for result in results:
+            self._metrics.query_results.labels(new="yes" if result.query_id in new else "no").inc()
+            if result.query_id in self._open:
+                self._open[result.query_id].settled_until[result.node_id] = math.inf
+
+    async def issue(self, query: DistributedQuery) -> None:
+        """Ask nodes something; fires when the store has it and the reads parked here are awake."""
+        await self._queries.add(query)
+        await self._announce(query.query_id)
+
+    async def cancel(self, query_id: str) -> bool:
+        """Ask no more nodes; false if there is no such query."""
+        is_known = await self._queries.cancel(query_id, self._clock.seconds())
+        if is_known:
+            await self._announce(query_id)
+        return is_known
+
+    async def refresh(self) -> None:
+        """Look at the open queries and wake the parked reads that a new one concerns."""
+        try:
+            current = await self._queries.open_queries(self._clock.seconds())
+        except (StoreUnavailable, StoreFull):
+            return
+        known = self._open
+        self._open = {query.query_id: known.get(query.query_id) or _OpenQuery(query) for query in current}
+        self._metrics.open_queries.set(len(current))
+        new = [query.target for query in current if query.query_id not in known]
+        if new:
+            self._parked.wake(lambda facts: any(target.matches(facts) for target in new))
+
+    async def _announce(self, query_id: str) -> None:
+        try:
+            await self._signals.publish("queries", query_id)
+        except (StoreUnavailable, StoreFull):
+            self._log.warn("query {query} is stored, but other processes learn of it late", query=query_id)
+        await self.refresh()
+
+    def _look_again(self) -> None:
+        Deferred.fromCoroutine(self.refresh()).addErrback(
+            lambda failure: self._log.failure("the open queries could not be read", failure)
+        )
+
+    def _candidates(self, facts: NodeFacts, now: float) -> Iterable[DistributedQuery]:
+        for entry in self._open.values():
+            if (
+                entry.settled_until.get(facts.node_id, 0.0) <= now
+                and entry.query.is_open(now)
+                and entry.query.target.matches(facts)
+            ):
+                yield entry.query
+
+    async def _take_some(self, facts: NodeFacts) -> Sequence[DistributedQuery]:
+        now = self._clock.seconds()
+        candidates = list(self._candidates(facts, now))
+        together = [query for query in candidates if not query.discovery][:MAX_QUERIES_AT_ONCE]
+        alone = [[query] for query in candidates if query.discovery]
+        for group in [together, *alone] if together else alone:
+            taken = await self._take(facts.node_id, [query.query_id for query in group], now)
+            work = [query for query in group if query.query_id in taken]
+            if work:
+                self._metrics.queries_offered.inc(len(work))
+                return work
+        return ()
+
+    async def _take(self, node_id: str, query_ids: Sequence[str], now: float) -> set[str]:
+        asked = Deferred.fromCoroutine(self._queries.take(node_id, query_ids, now))
+        answer: Deferred[dict[str, Taken]] = Deferred()
+        asked.addCallbacks(answer.callback, answer.errback)
+        try:
+            outcomes = await answer
+        except CancelledError:
+            # The node went away while the store was giving: let it have the queries at its next read.
+            asked.addCallback(lambda _: Deferred.fromCoroutine(self._give_back(node_id, query_ids)))
+            raise
+        except (StoreUnavailable, StoreFull) as problem:
+            self._metrics.store_failures.labels(kind=type(problem).__name__).inc()
+            return set()
+        for query_id, taken in outcomes.items():
+            if query_id in self._open:
+                settled = taken.lease_ends_at if taken.offer in (Offer.TAKEN, Offer.LEASED) else math.inf
+                self._open[query_id].settled_until[node_id] = settled
+        return {query_id for query_id, taken in outcomes.items() if taken.offer is Offer.TAKEN}
+
+    async def _give_back(self, node_id: str, query_ids: Sequence[str]) -> None:
+        try:
+            await self._queries.release(node_id, query_ids)
+        except (StoreUnavailable, StoreFull):
+            return  # The lease ends by itself.
+        for query_id in query_ids:
+            if query_id in self._open:
+                self._open[query_id].settled_until.pop(node_id, None)

@@ -1,0 +1,255 @@
+"""
+The contracts between services and stores.
+
+Every method is a coroutine unless it says otherwise.  Two failures are common to all of them and mean that the
+answer is not known, never that a node is: :class:`StoreUnavailable` and :class:`StoreFull`.  Cancelling a call
+that has begun may or may not undo it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import attrs
+from zope.interface import Attribute, Interface
+
+from osqtwist.carve import CarveSession
+from osqtwist.logbatch import LogBatch
+from osqtwist.node import Node, Revocation, Sighting
+from osqtwist.query import DistributedQuery, QueryProgress, QueryResult, Taken
+
+
+class StoreUnavailable(Exception):
+    """The store did not answer, or not in time.  What was asked of it may or may not have happened."""
+
+
+class StoreFull(Exception):
+    """The store answers but keeps nothing new: out of memory, out of disk, or read-only.  Nothing was stored."""
+
+
+class BufferFull(Exception):
+    """The log buffer has reached its byte budget.  Nothing was stored; the node should try again later."""
+
+
+@attrs.frozen
+class BufferSize:
+    """How full the log buffer is.  :attr:`budget_bytes` 0 means no limit."""
+
+    batches: int
+    bytes: int
+    budget_bytes: int
+    dead_letters: int
+
+
+@attrs.frozen
+class StoredBatch:
+    """A batch in the buffer; ids grow with time and name a place to go on from."""
+
+    batch_id: str
+    batch: LogBatch
+
+
+@attrs.frozen
+class StoredResult:
+    """A query result in the store; ids grow with arrival and name a place to go on from."""
+
+    result_id: str
+    result: QueryResult
+
+
+@attrs.frozen
+class CarveProgress:
+    """How far a carve has come."""
+
+    session: CarveSession
+    received_blocks: int
+
+
+class INodeStore(Interface):
+    """Nodes, when they were seen, and which are revoked."""
+
+    async def record(node: Node) -> None:
+        """Keep a node, over what was kept under its id before."""
+
+    async def get(node_id: str) -> Node | None:
+        """The node with this id."""
+
+    async def get_many(node_ids: Sequence[str]) -> dict[str, Node]:
+        """The nodes with these ids; ids that are unknown are left out."""
+
+    async def saw(sightings: Mapping[str, Sighting]) -> None:
+        """
+        Note when nodes were last heard of, many in one exchange with the store.
+
+        An older sighting never replaces a newer one, and ``first_seen_at`` of the first is kept.
+        """
+
+    async def sightings(node_ids: Sequence[str]) -> dict[str, Sighting]:
+        """When these nodes were last seen; nodes never seen are left out."""
+
+    async def seen_since(moment: float, offset: int, count: int) -> list[str]:
+        """Ids of nodes seen at or after ``moment`` (Unix time; 0 for all), newest first, a page at a time."""
+
+    async def count_since(moment: float) -> int:
+        """How many nodes were seen at or after ``moment``."""
+
+    async def find(text: str, limit: int) -> list[Node]:
+        """Nodes whose id, name or host identifier is exactly ``text``, without looking at every node."""
+
+    async def revoke(revocation: Revocation) -> None:
+        """Refuse a node from now on; replaces an earlier revocation of it."""
+
+    async def restore(node_id: str) -> None:
+        """Take a revocation back; nothing happens if there is none."""
+
+    async def revocations() -> list[Revocation]:
+        """All revocations."""
+
+
+class IQueryStore(Interface):
+    """Distributed queries, who took them, and what they answered."""
+
+    async def add(query: DistributedQuery) -> None:
+        """Keep a new query."""
+
+    async def get(query_id: str) -> DistributedQuery | None:
+        """The query with this id, open or not."""
+
+    async def open_queries(now: float) -> list[DistributedQuery]:
+        """Every query that nodes are still offered, oldest first."""
+
+    async def recent(count: int) -> list[DistributedQuery]:
+        """The newest queries, open or not, newest first."""
+
+    async def cancel(query_id: str, now: float) -> bool:
+        """Offer a query to nobody any more; false if it is unknown.  Results of nodes that took it still count."""
+
+    async def take(node_id: str, query_ids: Sequence[str], now: float) -> dict[str, Taken]:
+        """
+        Give queries to a node under a lease, atomically for each; the answer has an entry for each id.
+
+        A query whose lease ran out is given again, with one attempt more, until its attempts are used up.
+        """
+
+    async def release(node_id: str, query_ids: Sequence[str]) -> None:
+        """
+        Undo a take that the node cannot have seen: the lease ends now and the attempt does not count.
+
+        A query that the node answered meanwhile stays answered.
+        """
+
+    async def add_results(results: Sequence[QueryResult]) -> list[str]:
+        """
+        Keep a node's results; all are of one node.  Answers with the ids of the queries whose result is new.
+
+        A second result of the same node to the same query, and a result to a query that the node never took or
+        that is unknown, is left out and no error.  Rows past the query's size limit are dropped, the result kept
+        with ``rows_dropped``.  The Deferred fires when the results would survive a restart of this process.
+        """
+
+    async def results(query_id: str, after: str, count: int) -> list[StoredResult]:
+        """Results in the order of arrival, those after the id ``after`` (empty: from the first)."""
+
+    async def progress(query_id: str) -> QueryProgress:
+        """How far a query has come; all zero if it is unknown."""
+
+
+class ILogBuffer(Interface):
+    """The lines that nodes posted, until they are delivered."""
+
+    async def append(batch: LogBatch) -> str:
+        """
+        Keep a batch and its dead letters, as one step; answers with the batch's id (empty if ``count`` is 0).
+
+        The Deferred fires when the batch would survive a restart of this process.  osquery deletes its own copy
+        as soon as we answer (buffered.cpp), so firing earlier loses logs.
+
+        :raise BufferFull: the byte budget is used up.
+        """
+
+    async def read(after: str, count: int) -> list[StoredBatch]:
+        """Batches after the id ``after`` (empty: from the oldest), oldest first, at most ``count``."""
+
+    async def last_id() -> str:
+        """The id of the newest batch ever appended, for reading only what comes next; empty if there is none."""
+
+    async def dead_letters(after: str, count: int) -> list[StoredBatch]:
+        """Dead letters: batches with ``dead`` lines only (``count`` 0, ``data`` an empty array), oldest first."""
+
+    async def size() -> BufferSize:
+        """How full the buffer is."""
+
+    async def trim(before: float, limit: int) -> int:
+        """Delete at most ``limit`` batches and dead letters received before ``before``; answers with how many."""
+
+
+class ICarveStore(Interface):
+    """Which carves there are and which of their blocks have come.  The bytes are in files, not here."""
+
+    async def add(session: CarveSession) -> None:
+        """Keep a new session."""
+
+    async def get(session_id: str) -> CarveProgress | None:
+        """The session and how many distinct blocks came."""
+
+    async def mark(session_id: str, block_id: int) -> int:
+        """Note that a block is written; answers with how many distinct blocks came, this one included."""
+
+    async def complete(session: CarveSession) -> bool:
+        """Keep the finished form of a session; false if it was already complete, and then nothing changes."""
+
+    async def forget(session_id: str) -> None:
+        """Delete a session and its marks; nothing happens if it is unknown."""
+
+    async def recent(count: int) -> list[CarveProgress]:
+        """The newest sessions, newest first."""
+
+    async def unfinished(node_id: str) -> list[CarveSession]:
+        """A node's sessions that are not complete."""
+
+
+class ISignals(Interface):
+    """
+    Wake-ups between processes.  A signal says "look again" and may be lost; the store is the truth.
+
+    Topics in use: ``queries`` (a query was added or cancelled), ``results`` (payload: query id), ``nodes``
+    (payload: node id; its record or a revocation changed), ``logs`` (a batch was appended).
+    """
+
+    async def publish(topic: str, payload: str = "") -> None:
+        """
+        Wake every subscriber of a topic, in every process, this one included.
+
+        Fires when the store has it.  A failure is for the caller to see: the thing itself is already stored.
+        """
+
+    def subscribe(topic: str, look: Callable[[str], None]) -> Callable[[], None]:
+        """
+        Have ``look`` called with each payload of a topic; answers with a callable that ends it.  Not a coroutine.
+
+        After a connection to the store was lost and found, ``look`` is called with an empty payload, which
+        stands for every signal that may have been missed.  ``look`` must not raise.
+        """
+
+
+class IStores(Interface):
+    """All stores of one server, with one life."""
+
+    nodes = Attribute("an INodeStore")
+    queries = Attribute("an IQueryStore")
+    logs = Attribute("an ILogBuffer")
+    carves = Attribute("an ICarveStore")
+    signals = Attribute("an ISignals")
+
+    async def ready() -> None:
+        """
+        Fire when the store answers.
+
+        :raise StoreUnavailable: it does not; the text is one sentence for an operator.
+        """
+
+    async def ping() -> None:
+        """Fire if the store answers now, or fail with :class:`StoreUnavailable`."""
+
+    async def close() -> None:
+        """Let go of every connection; what is under way fails with :class:`StoreUnavailable`."""

@@ -1,0 +1,62 @@
+"""Log posts: sorted into good lines and dead letters, and kept before they are acknowledged."""
+
+from __future__ import annotations
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+
+from osqtwist.authentication import Caller
+from osqtwist.interfaces import ILogBuffer
+from osqtwist.logbatch import LogBatch
+from osqtwist.metrics import Metrics
+from osqtwist.targeting import NodeFacts
+from osqtwist.wire import LogRequest, digest_of, sort_lines
+
+
+@attrs.frozen
+class LogIntake:
+    """
+    Takes log posts into the buffer.
+
+    :ivar max_line_bytes: longer lines go to the dead letters; osquery's own limit is 1 MiB.
+    """
+
+    clock: IReactorTime
+    buffer: ILogBuffer
+    metrics: Metrics
+    max_line_bytes: int
+
+    async def accept(self, caller: Caller, facts: NodeFacts, request: LogRequest, address: str) -> int:
+        """
+        Keep a post's lines; answers with how many when the store has them.
+
+        Firing is the promise that the node may delete them.
+
+        :raise BufferFull: nothing was kept.
+        :raise StoreUnavailable: the same, as far as is known; the node sends them again.
+        """
+        if not request.data:
+            return 0
+        data, count, dead = sort_lines(request, self.max_line_bytes)
+        certificate = caller.certificate
+        await self.buffer.append(
+            LogBatch(
+                node_id=caller.node_id,
+                node_name=facts.name,
+                log_type=request.log_type,
+                data=data,
+                count=count,
+                digest=digest_of(request),
+                received_at=self.clock.seconds(),
+                address=address,
+                identity=certificate.value if certificate else "",
+                issuer=certificate.issuer if certificate else "",
+                serial=certificate.serial if certificate else "",
+                tags=tuple(sorted(facts.tags)),
+                dead=dead,
+            )
+        )
+        if count:
+            self.metrics.log_lines.labels(log_type=request.log_type).inc(count)
+        self.metrics.log_lines_dead.inc(len(dead))
+        return count + len(dead)

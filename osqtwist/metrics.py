@@ -1,0 +1,103 @@
+"""
+What is counted.  One object holds every metric; whoever counts is given it.
+
+Label values are few and never come from a node.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15)
+
+
+class Metrics:
+    """
+    Every metric of one process, in a registry of its own.
+
+    The figures that live in the store (nodes online, bytes in the log buffer) are set when ``/metrics`` is read.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "osqtwist_requests", "Requests of nodes, by route and outcome.", ["route", "outcome"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "osqtwist_request_seconds",
+            "Seconds from a whole request to its answer, by route; distributed reads without their hold.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.request_bytes = Counter(
+            "osqtwist_request_body_bytes", "Bytes of request bodies as they came.", ["route"], registry=registry
+        )
+        self.response_bytes = Counter("osqtwist_response_body_bytes", "Bytes of answers.", ["route"], registry=registry)
+        self.connections = Gauge("osqtwist_connections", "Open connections of nodes.", registry=registry)
+        self.connections_total = Counter(
+            "osqtwist_connections_accepted", "Connections of nodes accepted.", registry=registry
+        )
+        self.handshakes_failed = Counter(
+            "osqtwist_handshakes_failed", "TLS handshakes that failed, timed out included.", registry=registry
+        )
+        self.deadlines = Counter(
+            "osqtwist_connection_deadlines", "Connections ended by a deadline, by phase.", ["phase"], registry=registry
+        )
+        self.enrolled = Counter("osqtwist_enrollments", "Enrollments.", ["proof"], registry=registry)
+        self.refused = Counter(
+            "osqtwist_refusals",
+            "Requests refused because of who asks or what, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.configs = Counter(
+            "osqtwist_configs", "Configs answered; etag 'ok' means the node had it.", ["etag"], registry=registry
+        )
+        self.config_reloads = Counter(
+            "osqtwist_config_reloads", "Readings of the config folder, by result.", ["result"], registry=registry
+        )
+        self.certificate_reloads = Counter(
+            "osqtwist_certificate_reloads", "Readings of certificate, CA and CRL files.", ["result"], registry=registry
+        )
+        self.log_lines = Counter("osqtwist_log_lines", "Log lines stored, by type.", ["log_type"], registry=registry)
+        self.log_lines_dead = Counter(
+            "osqtwist_log_lines_dead", "Log lines put into the dead-letter stream.", registry=registry
+        )
+        self.parked_reads = Gauge("osqtwist_parked_reads", "Distributed reads held open now.", registry=registry)
+        self.reads_ended = Counter(
+            "osqtwist_reads_ended", "Distributed reads, by how they ended.", ["way"], registry=registry
+        )
+        self.open_queries = Gauge(
+            "osqtwist_open_queries", "Distributed queries that nodes are offered.", registry=registry
+        )
+        self.queries_offered = Counter(
+            "osqtwist_queries_offered", "Times a query was given to a node.", registry=registry
+        )
+        self.query_results = Counter(
+            "osqtwist_query_results",
+            "Results of distributed queries, by whether they were new.",
+            ["new"],
+            registry=registry,
+        )
+        self.carve_bytes = Counter("osqtwist_carve_bytes", "Bytes of carves written.", registry=registry)
+        self.carves_completed = Counter("osqtwist_carves_completed", "Carves completed.", registry=registry)
+        self.store_failures = Counter(
+            "osqtwist_store_failures", "Requests that the store failed, by kind.", ["kind"], registry=registry
+        )
+        self.incidents = Counter(
+            "osqtwist_incidents", "Unexpected errors, each with an id in the log.", registry=registry
+        )
+        self.log_buffer_bytes = Gauge("osqtwist_log_buffer_bytes", "Bytes in the log buffer.", registry=registry)
+        self.log_buffer_budget_bytes = Gauge(
+            "osqtwist_log_buffer_budget_bytes", "Byte budget of the log buffer, 0 for none.", registry=registry
+        )
+        self.dead_letters = Gauge("osqtwist_dead_letters", "Entries in the dead-letter stream.", registry=registry)
+        self.nodes_online = Gauge("osqtwist_nodes_online", "Nodes seen in the last minute.", registry=registry)
+        self.nodes_known = Gauge("osqtwist_nodes", "Nodes ever seen and not forgotten.", registry=registry)
+        self.store_up = Gauge("osqtwist_store_up", "Whether the store answers: 1 or 0.", registry=registry)
+        self.certificate_expiry = Gauge(
+            "osqtwist_server_certificate_expiry_seconds",
+            "Unix time at which the server certificate ends.",
+            registry=registry,
+        )

@@ -1,0 +1,100 @@
+"""
+Parked distributed reads.
+
+A node that asks for work when there is none is *parked*: its answer waits until work arrives or its hold is over.
+
+Rule 1: a wake-up carries no data.  The reader always goes back and looks.
+Rule 2: whoever parks a read removes it, on every way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from osqtwist.targeting import NodeFacts
+
+
+@attrs.define(eq=False)
+class ParkedRead:
+    """
+    One parked read.
+
+    A wake-up that comes while nobody waits is kept: the next :meth:`woken` answers at once.
+    """
+
+    facts: NodeFacts
+    _clock: IReactorTime
+    _is_woken: bool = False
+    _waiting: Deferred[bool] | None = None
+
+    async def woken(self, until: float) -> bool:
+        """
+        Wait for a wake-up; false if none came until then (clock time).
+
+        Cancelled when the node goes away.
+        """
+        if self._is_woken:
+            self._is_woken = False
+            return True
+        remaining = until - self._clock.seconds()
+        if remaining <= 0:
+            return False
+        self._waiting = Deferred()
+        over: IDelayedCall = self._clock.callLater(remaining, self._fire, False)
+        try:
+            return await self._waiting
+        finally:
+            self._waiting = None
+            if over.active():
+                over.cancel()
+
+    def wake(self) -> None:
+        """Have the reader look again."""
+        if not self._fire(True):
+            self._is_woken = True
+
+    def _fire(self, is_woken: bool) -> bool:
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return False
+        waiting.callback(is_woken)
+        return True
+
+
+@attrs.define
+class ParkedReads:
+    """
+    Every read parked in this process.
+
+    :ivar on_count: called with the number of parked reads when it changes.
+    """
+
+    clock: IReactorTime
+    on_count: Callable[[int], object] = lambda count: None
+    _reads: dict[ParkedRead, None] = attrs.field(factory=dict, init=False)
+
+    def park(self, facts: NodeFacts) -> ParkedRead:
+        """Park a read; the caller removes it."""
+        read = ParkedRead(facts, self.clock)
+        self._reads[read] = None
+        self.on_count(len(self._reads))
+        return read
+
+    def remove(self, read: ParkedRead) -> None:
+        """Forget a read.  It is this read that goes, not whatever else its node has parked."""
+        self._reads.pop(read, None)
+        self.on_count(len(self._reads))
+
+    def wake(self, concerns: Callable[[NodeFacts], bool]) -> int:
+        """Wake every read whose node is concerned; answers with how many there were."""
+        concerned = [read for read in self._reads if concerns(read.facts)]
+        for read in concerned:
+            read.wake()
+        return len(concerned)
+
+    def __len__(self) -> int:
+        return len(self._reads)

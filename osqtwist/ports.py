@@ -1,0 +1,127 @@
+"""
+The ports that nodes connect to, bound before anything else happens.
+
+They are bound at start-up with whatever rights the process has then, so that a port in use is one sentence on the
+terminal, a low port needs root only until twistd sheds it, and connections made meanwhile wait in the kernel.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Sequence
+
+import attrs
+from twisted.python.systemd import ListenFDs
+
+BACKLOG = 4096
+
+
+class UnusablePort(Exception):
+    """A port cannot be bound or understood; one sentence that names it."""
+
+
+@attrs.frozen
+class BoundPort:
+    """
+    A listening socket.
+
+    :ivar spoken: the endpoint description it came from.
+    """
+
+    spoken: str
+    socket: socket.socket
+
+    @property
+    def number(self) -> int:
+        """The port number, as bound; 0 for a socket that has none."""
+        name = self.socket.getsockname()
+        return int(name[1]) if isinstance(name, tuple) else 0
+
+    def __str__(self) -> str:
+        name = self.socket.getsockname()
+        host = name[0] if isinstance(name, tuple) else name
+        return f"{self.spoken} ({host} port {self.number})"
+
+
+def bind_all(descriptions: Sequence[str]) -> list[BoundPort]:
+    """
+    Bind every port, or none.
+
+    :raise UnusablePort: one of them cannot be bound; those bound before it are closed again.
+    """
+    # Asking for systemd's sockets removes them from the environment, so it is done once.
+    given = ListenFDs.fromEnvironment()
+    bound: list[BoundPort] = []
+    try:
+        bound.extend(bind(description, given) for description in descriptions)
+    except UnusablePort:
+        for port in bound:
+            port.socket.close()
+        raise
+    return bound
+
+
+def bind(description: str, given: ListenFDs) -> BoundPort:
+    """
+    Bind what a description names.
+
+    ``ssl:PORT[:interface=ADDRESS]`` binds; without an interface, to every IPv4 and IPv6 address.
+    ``systemd:name=NAME`` or ``systemd:index=N`` takes a socket that systemd has bound.  Colons inside an address
+    are escaped with a backslash, as Twisted does.
+
+    :raise UnusablePort: it cannot be.
+    """
+    kind, *words = [word.replace("\\:", ":") for word in re.split(r"(?<!\\):", description)]
+    fields = dict(word.partition("=")[::2] for word in words if "=" in word)
+    numbers = [word for word in words if "=" not in word]
+    if kind == "systemd":
+        return BoundPort(description, _from_systemd(description, fields, given))
+    if kind == "tcp":
+        raise UnusablePort(f"--port {description}: plain TCP would let anybody name himself; use ssl:")
+    if kind != "ssl":
+        raise UnusablePort(f"--port {description}: it must begin with ssl: or systemd:")
+    number = (numbers or [fields.get("port", "")])[0]
+    unknown = set(fields) - {"interface", "port", "backlog"}
+    if unknown or len(numbers) > 1:
+        wrong = sorted(unknown)[0] if unknown else numbers[1]
+        raise UnusablePort(
+            f"--port {description}: {wrong!r} is not understood; certificates are given by --cert and --key"
+        )
+    if not (number.isascii() and number.isdecimal() and int(number) < 65536):
+        raise UnusablePort(f"--port {description}: {number!r} is not a port number")
+    try:
+        return BoundPort(description, _listen(int(number), fields.get("interface", "")))
+    except OSError as problem:
+        raise UnusablePort(f"--port {description}: {problem.strerror or problem}") from None
+
+
+def _listen(number: int, interface: str) -> socket.socket:
+    if interface:
+        family = socket.AF_INET6 if ":" in interface else socket.AF_INET
+        bound = socket.create_server((interface, number), family=family, backlog=BACKLOG)
+    elif socket.has_dualstack_ipv6():
+        bound = socket.create_server(("", number), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+    else:
+        bound = socket.create_server(("", number), backlog=BACKLOG)
+    bound.setblocking(False)
+    return bound
+
+
+def _from_systemd(description: str, fields: dict[str, str], given: ListenFDs) -> socket.socket:
+    descriptors = given.inheritedDescriptors()
+    named = given.inheritedNamedDescriptors()
+    if not descriptors:
+        raise UnusablePort(f"--port {description}: systemd has passed no socket to this process")
+    if "name" in fields:
+        if fields["name"] not in named:
+            raise UnusablePort(f"--port {description}: systemd has passed no socket named {fields['name']!r}")
+        descriptor = named[fields["name"]]
+    else:
+        index = fields.get("index", "0")
+        if not index.isdecimal() or int(index) >= len(descriptors):
+            raise UnusablePort(f"--port {description}: systemd has passed {len(descriptors)} sockets")
+        descriptor = descriptors[int(index)]
+    inherited = socket.socket(fileno=descriptor)
+    inherited.setblocking(False)
+    return inherited

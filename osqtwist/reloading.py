@@ -1,0 +1,98 @@
+"""Reading things again: on SIGHUP, and when a file changes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
+
+CHECK_INTERVAL = 2.0
+"""Seconds between two looks at a file."""
+
+
+@attrs.define(eq=False)
+class HangUp(Service):
+    """Calls everything in :attr:`reloads` when the process gets SIGHUP."""
+
+    reactor: Any
+    reloads: Sequence[Callable[[], object]]
+    _log = Logger()
+
+    def startService(self) -> None:
+        """Take SIGHUP over."""
+        super().startService()
+        signal.signal(signal.SIGHUP, self._received)
+
+    def stopService(self) -> None:
+        """Let it go."""
+        super().stopService()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        self.reactor.callFromThread(self._reload)
+
+    def _reload(self) -> None:
+        self._log.info("SIGHUP: certificates, configuration and enroll secrets are read again")
+        for reload in self.reloads:
+            reload()
+
+
+@attrs.define(eq=False)
+class SecretsFile(Service):
+    """
+    Keeps enroll secrets as their file says.  A file that cannot be understood changes nothing but the log.
+    """
+
+    clock: IReactorTime
+    path: Path
+    secrets: EnrollSecrets
+    _seen: tuple[int, int, int] | None = attrs.field(default=None, init=False)
+    _loop: LoopingCall | None = attrs.field(default=None, init=False)
+    _log = Logger()
+
+    def startService(self) -> None:
+        """Begin to watch the file."""
+        super().startService()
+        self._seen = self._signature()
+        self._loop = LoopingCall(self.check)
+        self._loop.clock = self.clock
+        self._loop.start(CHECK_INTERVAL, now=False)
+
+    def stopService(self) -> None:
+        """Stop watching."""
+        super().stopService()
+        if self._loop and self._loop.running:
+            self._loop.stop()
+
+    def check(self) -> None:
+        """Read the file again if it changed."""
+        signature = self._signature()
+        if signature != self._seen:
+            self._seen = signature
+            self.reload()
+
+    def reload(self) -> None:
+        """Read the file again."""
+        try:
+            self.secrets.secrets = parse_enroll_secrets(self.path.read_text("utf-8"))
+        except (OSError, ValueError) as problem:
+            self._log.error("enroll secrets stay as they were: {path}: {problem}", path=str(self.path), problem=problem)
+        else:
+            self._log.info("{count} enroll secrets in force", count=len(self.secrets.secrets))
+
+    def _signature(self) -> tuple[int, int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,215 @@
+"""
+Settings: options of the command line, over the environment, over the settings file, over the defaults.
+
+Every option ``--client-ca`` is also ``client_ca`` in the settings file (TOML) and ``OSQTWIST_CLIENT_CA`` in the
+environment.  What is a table (identity rules, deadlines) stands in the settings file only.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from osqtwist.distributed import MAX_HOLD
+from osqtwist.identity import IdentityRule, TagRule
+from osqtwist.web.site import Deadlines
+
+ENVIRONMENT_PREFIX = "OSQTWIST_"
+
+ClientAuth = Literal["required", "optional", "none"]
+StaleCrl = Literal["accept", "refuse"]
+
+
+class BadSetting(Exception):
+    """A setting cannot be used; one sentence that names it and where it comes from."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that can be set.  What each means stands in :data:`HELP`."""
+
+    port: tuple[str, ...] = ("ssl:8443",)
+    cert: str = ""
+    key: str = ""
+    client_ca: str = ""
+    client_crl: str = ""
+    stale_crl: StaleCrl = "accept"
+    client_auth: ClientAuth = "optional"
+    enroll_secret_path: str = ""
+    enroll_secret_name: str = "enroll_secret"  # noqa: S105
+    enroll_by_certificate: bool = True
+    config: str = ""
+    redis: str = ""
+    redis_prefix: str = "osqtwist:"
+    state: str = "state"
+    admin: str = ""
+    workers: int = 1
+    hold: float = 10.0
+    keep_connections: bool = False
+    route_prefix: str = ""
+    log_budget_mib: int = 1024
+    log_retention_hours: float = 72.0
+    max_log_body_mib: int = 64
+    max_carve_mib: int = 4096
+    request_log: bool = True
+    identity: tuple[IdentityRule, ...] = (IdentityRule(),)
+    certificate_tags: tuple[TagRule, ...] = ()
+    deadlines: Deadlines = Deadlines()
+
+    @property
+    def makes_development_set_up(self) -> bool:
+        """Whether nothing says which certificates to use, so that development ones are made."""
+        return not (self.cert or self.key or self.client_ca)
+
+    @property
+    def admin_socket(self) -> Path:
+        """The path of the admin socket."""
+        return Path(self.admin.removeprefix("unix:")) if self.admin else Path(self.state) / "admin.sock"
+
+
+HELP: dict[str, tuple[str, str]] = {
+    "port": ("ENDPOINT", "where nodes connect: ssl:PORT[:interface=ADDRESS] or systemd:name=NAME; repeatable"),
+    "cert": ("FILE", "the server's certificate and chain, PEM"),
+    "key": ("FILE", "its private key, PEM"),
+    "client_ca": ("FILE", "CA certificates that sign node certificates, PEM"),
+    "client_crl": ("FILE", "revocation lists of those CAs, PEM"),
+    "stale_crl": ("accept|refuse", "what a revocation list past its next update means: still in force, or refuse all"),
+    "client_auth": ("required|optional|none", "whether the handshake demands a node certificate"),
+    "enroll_secret_path": ("FILE", "enroll secrets, one a line: SECRET [TAG ...]"),
+    "enroll_secret_name": ("NAME", "the key of the secret, where nodes run --tls_enroll_override"),
+    "enroll_by_certificate": ("yes|no", "whether a certificate lets a node enroll without a secret"),
+    "config": ("DIR", "configuration layers"),
+    "redis": ("URL", "redis://, rediss://, unix:/PATH or sentinel://; a private Valkey is started without it"),
+    "redis_prefix": ("TEXT", "begins every key in Redis"),
+    "state": ("DIR", "embedded store, admin socket, carves, signing keys"),
+    "admin": ("ENDPOINT", "the operators' socket: unix:PATH; by default admin.sock in the state folder"),
+    "workers": ("N", "node-facing processes sharing the ports"),
+    "hold": ("SECONDS", "how long a distributed read is held, 0 to 12"),
+    "keep_connections": ("yes|no", "keep connections for further requests; osqueryd never makes any"),
+    "route_prefix": ("PATH", "a prefix that every route answers under too, such as /public/osquery"),
+    "log_budget_mib": ("N", "size of the log buffer in MiB; past it nodes are told to keep their lines; 0: no limit"),
+    "log_retention_hours": ("N", "batches older than this are deleted from the log buffer; 0: never"),
+    "max_log_body_mib": ("N", "largest log and distributed write body, as it comes and inflated, in MiB"),
+    "max_carve_mib": ("N", "largest carve, in MiB"),
+    "request_log": ("yes|no", "one log line for each request; refusals and failures get one anyway"),
+}
+"""For each option what stands for its value, and what it means."""
+
+_TABLES = ("identity", "certificate_tags", "deadlines")
+_WORDS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+_FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
+
+
+def default_of(name: str) -> str:
+    """The default of an option, as a person would write it."""
+    default = _FIELDS[name].default
+    if name == "port":
+        return "ssl:8443"
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return str(default)
+
+
+def gather(options: Mapping[str, Any], environment: Mapping[str, str], settings_file: str | None = None) -> Settings:
+    """
+    Put the settings together.
+
+    :param options: what stood on the command line, by name with underscores.
+    :param settings_file: a TOML file, or ``OSQTWIST_SETTINGS`` of the environment.
+    :raise BadSetting: something cannot be used.
+    """
+    values: dict[str, Any] = {}
+    settings_file = settings_file or environment.get(ENVIRONMENT_PREFIX + "SETTINGS") or ""
+    if settings_file:
+        for name, value in _read(settings_file).items():
+            _put(values, name.replace("-", "_"), value, f"{name} in {settings_file}")
+    for variable, text in environment.items():
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if variable.startswith(ENVIRONMENT_PREFIX) and name != "settings":
+            if name not in HELP:
+                raise BadSetting(f"{variable} in the environment is not a setting of osqtwist")
+            _put(values, name, text.split() if name == "port" else text, variable)
+    for name, value in options.items():
+        _put(values, name, value, _option(name))
+    settings = msgspec.convert(values, Settings, strict=False)
+    _check(settings)
+    return settings
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as problem:
+        raise BadSetting(f"--settings {path}: {problem.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise BadSetting(f"--settings {path} is not TOML: {problem}") from None
+
+
+def _put(values: dict[str, Any], name: str, value: Any, source: str) -> None:
+    """Take one value, checked alone so that an error can name where it comes from."""
+    if name not in _FIELDS:
+        raise BadSetting(f"{source} is not a setting of osqtwist")
+    if name == "port" and isinstance(value, str):
+        value = [value]
+    kind = _FIELDS[name].type
+    if kind is bool and isinstance(value, str):
+        value = _WORDS.get(value.lower(), value)
+    if kind is str and not isinstance(value, str):
+        raise BadSetting(f"{source} is {value!r}; it must be text")
+    try:
+        msgspec.convert(value, kind, strict=kind is bool)
+    except msgspec.ValidationError as problem:
+        choices = [str(choice) for choice in get_args(kind) if isinstance(choice, str)]
+        wish = f"one of {', '.join(choices)}" if choices else "yes or no" if kind is bool else _plainly(problem)
+        raise BadSetting(f"{source} is {value!r}; it must be {wish}") from None
+    except ValueError as problem:
+        raise BadSetting(f"{source}: {problem}") from None
+    values[name] = value
+
+
+def _plainly(problem: msgspec.ValidationError) -> str:
+    text = str(problem)
+    for kind, words in (("`int`", "a whole number"), ("`float`", "a number")):
+        if f"Expected {kind}" in text:
+            return words
+    return f"something else ({text})"
+
+
+_AT_LEAST = {"log_budget_mib": 0, "log_retention_hours": 0, "max_log_body_mib": 1, "max_carve_mib": 1}
+
+
+def _check(settings: Settings) -> None:
+    if not settings.port:
+        raise BadSetting("--port must be given at least once")
+    if not 0 <= settings.hold <= MAX_HOLD:
+        raise BadSetting(
+            f"--hold is {settings.hold:g}; it must be from 0 to {MAX_HOLD:g}: osquery gives up on a request at 16 s"
+        )
+    if settings.workers != 1:
+        raise BadSetting(f"--workers is {settings.workers}; only 1 works in this version")
+    if settings.admin and not settings.admin.startswith("unix:"):
+        raise BadSetting(f"--admin is {settings.admin!r}; it must be unix:PATH")
+    if settings.route_prefix and (not settings.route_prefix.startswith("/") or settings.route_prefix.endswith("/")):
+        raise BadSetting(f"--route-prefix is {settings.route_prefix!r}; it must begin with / and not end with it")
+    for name, least in _AT_LEAST.items():
+        if getattr(settings, name) < least:
+            raise BadSetting(f"{_option(name)} is {getattr(settings, name):g}; it must be at least {least}")
+    for name in Deadlines.__struct_fields__:
+        if getattr(settings.deadlines, name) <= 0:
+            raise BadSetting(f"deadlines.{name} must be more than 0")
+    _check_credentials(settings)
+
+
+def _check_credentials(settings: Settings) -> None:
+    named = [name for name in ("cert", "key", "client_ca") if getattr(settings, name)]
+    needed = ["cert", "key"] if settings.client_auth == "none" else ["cert", "key", "client_ca"]
+    missing = [name for name in needed if name not in named]
+    if named and missing:
+        raise BadSetting(f"{_option(named[0])} is given, but {_option(missing[0])} is not")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,106 @@
+"""
+The state folder, and what a first start puts into it.
+
+Whatever is made here belongs to the user that the server will run as, is secret unless it is a certificate, and is
+never made twice.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from osqtwist.nodekey import SigningKey, new_signing_key, parse_signing_keys, render_signing_keys
+
+SIGNING_KEYS = "signing-keys"
+ENROLL_SECRET = "enroll-secret"  # noqa: S105 - a file name
+CARVES = "carves"
+STORE = "store"
+
+
+class UnusableState(Exception):
+    """The state folder, or a file in it, cannot be used; one sentence that names it."""
+
+
+@attrs.frozen
+class Owner:
+    """The user and group that files are made for; ``None`` leaves them as they are."""
+
+    uid: int | None = None
+    gid: int | None = None
+
+    def take(self, paths: Sequence[Path]) -> None:
+        """Give files to the owner."""
+        if self.uid is None and self.gid is None:
+            return
+        for path in paths:
+            os.chown(path, -1 if self.uid is None else self.uid, -1 if self.gid is None else self.gid)
+
+
+@attrs.frozen
+class StateFolder:
+    """A server's own folder."""
+
+    path: Path
+    owner: Owner = Owner()
+
+    def prepare(self) -> None:
+        """
+        Make the folder and those in it, for their owner's eyes only.
+
+        :raise UnusableState: it cannot be made or written to.
+        """
+        for folder in (self.path, self.path / CARVES, self.path / STORE):
+            try:
+                if not folder.is_dir():
+                    folder.mkdir(mode=0o700, parents=True)
+                    self.owner.take([folder])
+            except OSError as problem:
+                raise UnusableState(f"--state {folder}: {problem.strerror}") from None
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise UnusableState(f"--state {self.path}: this user may not write there")
+
+    def signing_keys(self) -> tuple[SigningKey, ...]:
+        """
+        The keys that sign node keys; one is made if there is none.
+
+        :raise UnusableState: their file cannot be read or understood.
+        """
+        path = self.path / SIGNING_KEYS
+        try:
+            if not path.exists():
+                self._write_secret(path, render_signing_keys((new_signing_key(),)))
+            return parse_signing_keys(path.read_text("ascii"))
+        except OSError as problem:
+            raise UnusableState(f"{path}: {problem.strerror}") from None
+        except ValueError as problem:
+            raise UnusableState(f"{path}: {problem}") from None
+
+    def enroll_secret(self, make: bool) -> Path | None:
+        """
+        The file of this folder's own enroll secret, if there is one or one is to be made.
+
+        It holds the secret and nothing else, so the same file serves as osquery's ``--enroll_secret_path``.
+        """
+        path = self.path / ENROLL_SECRET
+        try:
+            if make and not path.exists():
+                self._write_secret(path, secrets.token_urlsafe(24) + "\n")
+        except OSError as problem:
+            raise UnusableState(f"{path}: {problem.strerror}") from None
+        return path if path.exists() else None
+
+    def _write_secret(self, path: Path, text: str) -> None:
+        partial = path.with_name(path.name + ".new")
+        partial.unlink(missing_ok=True)
+        file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(file, "w", encoding="ascii") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self.owner.take([partial])
+        partial.replace(path)

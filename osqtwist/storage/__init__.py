@@ -1,0 +1,1 @@
+"""The stores: Redis, an embedded Valkey, and memory for tests and demonstrations."""

@@ -1,0 +1,98 @@
+"""All stores in Redis or Valkey, over two connections: one for commands, one for signals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import IStreamClientEndpoint
+from zope.interface import implementer
+
+from osqtwist.interfaces import IStores, StoreUnavailable
+from osqtwist.storage.redis_carves import RedisCarveStore
+from osqtwist.storage.redis_connection import Login, NextEndpoint, RedisConnection
+from osqtwist.storage.redis_logs import RedisLogBuffer
+from osqtwist.storage.redis_nodes import RedisNodeStore
+from osqtwist.storage.redis_queries import RedisQueryStore
+from osqtwist.storage.redis_signals import RedisSignals
+from osqtwist.storage.redis_url import RedisPlace, endpoint_to
+
+READY_WITHIN = 10.0
+
+
+@implementer(IStores)
+class RedisStores:
+    """
+    See :class:`osqtwist.interfaces.IStores`.
+
+    Nothing connects before :meth:`ready` is called.
+
+    :param prefix: begins every key and channel, so that several servers can share one Redis.
+    """
+
+    def __init__(self, reactor: Any, place: RedisPlace, prefix: str = "osqtwist:", log_budget_bytes: int = 0) -> None:
+        where = _Where(reactor, place)
+        self._redis = RedisConnection(reactor, where, place.login)
+        self.signals = RedisSignals(reactor, self._redis, prefix)
+        self._listener = RedisConnection(reactor, where, place.login, protocol=self.signals.protocol)
+        self.signals.listener = self._listener
+        self.nodes = RedisNodeStore(self._redis, prefix)
+        self.queries = RedisQueryStore(self._redis, prefix, self.signals.channel("results"))
+        self.logs = RedisLogBuffer(self._redis, prefix, self.signals.channel("logs"), log_budget_bytes)
+        self.carves = RedisCarveStore(self._redis, prefix)
+        self._is_open = False
+
+    async def ready(self) -> None:
+        """See :class:`osqtwist.interfaces.IStores`."""
+        if not self._is_open:
+            self._is_open = True
+            self._redis.open()
+            self.signals.listen(self._listener)
+        await self._redis.connected(READY_WITHIN)
+        await self._listener.connected(READY_WITHIN)
+
+    async def ping(self) -> None:
+        """See :class:`osqtwist.interfaces.IStores`."""
+        await self._redis.execute("PING")
+
+    async def close(self) -> None:
+        """See :class:`osqtwist.interfaces.IStores`."""
+        if self._is_open:
+            self._is_open = False
+            self.signals.close()
+            self._redis.close()
+
+
+class _Where:
+    """Finds the server: where the URL says, or where the sentinels say that the master is."""
+
+    def __init__(self, reactor: Any, place: RedisPlace) -> None:
+        self._reactor = reactor
+        self._place = place
+
+    async def __call__(self) -> IStreamClientEndpoint:
+        place = self._place
+        if place.kind != "sentinel":
+            return endpoint_to(self._reactor, place)
+        trouble = "no sentinel answers"
+        for host, port in place.hosts:
+            sentinel = RedisConnection(self._reactor, _fixed(endpoint_to(self._reactor, place, host, port)), Login())
+            sentinel.open()
+            try:
+                await sentinel.connected(2.0)
+                found = await sentinel.execute("SENTINEL", "get-master-addr-by-name", place.master)
+            except StoreUnavailable as problem:
+                trouble = str(problem)
+            else:
+                if found:
+                    return endpoint_to(self._reactor, place, found[0].decode(), int(found[1]))
+                trouble = f"the sentinels know no master {place.master!r}"
+            finally:
+                sentinel.close()
+        raise StoreUnavailable(trouble)
+
+
+def _fixed(endpoint: IStreamClientEndpoint) -> NextEndpoint:
+    async def always() -> IStreamClientEndpoint:
+        return endpoint
+
+    return always

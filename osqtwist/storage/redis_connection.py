@@ -1,0 +1,287 @@
+"""
+One connection to Redis, with a life of our own around txredisapi's protocol.
+
+txredisapi's own reconnecting waits for ever when the server is away and queues without bound.  Here a command fails
+at once when there is no connection, and after its deadline when there is; then the connection is dropped, because
+replies come in order and a late one would belong to another command.  A connection counts only after AUTH, SELECT
+and PING.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import attrs
+import txredisapi
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from osqtwist.interfaces import StoreFull, StoreUnavailable
+
+DEADLINE = 3.0
+"""Seconds that a command may take.  A node waits 16 s for its answer in all."""
+MAX_IN_FLIGHT = 10_000
+_MAX_BACKOFF = 2.0
+
+_AWAY = ("LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNKILLABLE")
+_FULL = ("OOM", "MISCONF", "READONLY", "NOREPLICAS")
+
+NextEndpoint = Callable[[], Awaitable[IStreamClientEndpoint]]
+
+
+class Script:
+    """A Lua script, called by its SHA-1 and sent whole only when the server does not know it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha1 = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+@attrs.frozen
+class Login:
+    """What a connection says first."""
+
+    username: str = ""
+    password: str = attrs.field(default="", repr=False)
+    database: int = 0
+
+
+@attrs.define(eq=False)
+class RedisConnection:
+    """
+    Keeps one connection to Redis and sends commands over it; commands of many callers are pipelined.
+
+    :ivar next_endpoint: says where to connect, anew for each attempt, since a master may move.
+    :ivar on_connect: called each time a connection is usable.
+    :ivar protocol: txredisapi's protocol class, or one made of it.
+    """
+
+    reactor: IReactorTime
+    next_endpoint: NextEndpoint
+    login: Login
+    on_connect: Callable[[], object] = lambda: None
+    protocol: Callable[..., Any] = txredisapi.RedisProtocol
+    deadline: float = DEADLINE
+    log_trouble: bool = True
+    _current: Any = attrs.field(default=None, init=False)
+    _in_flight: int = attrs.field(default=0, init=False)
+    _is_closed: bool = attrs.field(default=False, init=False)
+    _failures: int = attrs.field(default=0, init=False)
+    _trouble: str = attrs.field(default="not connected yet", init=False)
+    _attempt: Deferred[None] | None = attrs.field(default=None, init=False)
+    _retry: IDelayedCall | None = attrs.field(default=None, init=False)
+    _waiting: list[Deferred[None]] = attrs.field(factory=list, init=False)
+    _log = Logger()
+
+    def open(self) -> None:
+        """Begin to connect, and keep connected until :meth:`close`."""
+        self._is_closed = False
+        self._attempt = Deferred.fromCoroutine(self._connect())
+
+    def close(self) -> None:
+        """Let go.  Commands under way fail."""
+        self._is_closed = True
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        if self._attempt is not None:
+            self._attempt.cancel()
+        self._drop("closed")
+        self._tell_waiting()
+
+    async def connected(self, within: float) -> None:
+        """
+        Fire when there is a connection.
+
+        :raise StoreUnavailable: there is none in time.
+        """
+        if self._current is None:
+            waiting: Deferred[None] = Deferred(lambda d: self._waiting.remove(d) if d in self._waiting else None)
+            self._waiting.append(waiting)
+            over = self.reactor.callLater(within, waiting.cancel)
+            try:
+                await waiting
+            except CancelledError:
+                if over.active():
+                    raise
+            finally:
+                if over.active():
+                    over.cancel()
+        if self._current is None:
+            raise StoreUnavailable(f"the store does not answer: {self._trouble}")
+
+    async def execute(self, *command: Any, deadline: float | None = None) -> Any:
+        """
+        What Redis answers to a command: bytes, int, list or None.
+
+        :raise StoreUnavailable: no connection, no answer in time, or it says that it cannot serve now.
+        :raise StoreFull: it says that it takes nothing new.
+        """
+        return await self._send(command, deadline)
+
+    async def execute_all(self, commands: Sequence[Sequence[Any]], deadline: float | None = None) -> list[Any]:
+        """What Redis answers to several commands, sent together; the first failure is raised."""
+        sent = [Deferred.fromCoroutine(self._send(command, deadline)) for command in commands]
+        outcomes = await DeferredList(sent, consumeErrors=True)
+        for good, value in outcomes:
+            if not good:
+                value.raiseException()
+        return [value for _, value in outcomes]
+
+    async def run(
+        self, script: Script, keys: Sequence[Any], arguments: Sequence[Any] = (), deadline: float | None = None
+    ) -> Any:
+        """What a script answers."""
+        rest = (len(keys), *keys, *arguments)
+        try:
+            return await self._send(("EVALSHA", script.sha1, *rest), deadline)
+        except _NoScript:
+            return await self._send(("EVAL", script.text, *rest), deadline)
+
+    async def _send(self, command: Sequence[Any], deadline: float | None) -> Any:
+        protocol = self._current
+        if protocol is None:
+            raise StoreUnavailable(f"the store does not answer: {self._trouble}")
+        if self._in_flight >= MAX_IN_FLIGHT:
+            raise StoreUnavailable("the store is behind: too many commands under way")
+        self._in_flight += 1
+        answer: Deferred[Any] = Deferred()
+        # The reply must be taken from the queue even when the caller is gone, or those after it go astray.
+        protocol.execute_command(*command).addBoth(lambda reply: None if answer.called else _hand_on(reply, answer))
+        over = self.reactor.callLater(deadline or self.deadline, self._too_late, protocol, answer)
+        try:
+            reply = await answer
+        except txredisapi.ResponseError as problem:
+            raise _meaning(problem) from None
+        except (txredisapi.RedisError, ConnectionError) as problem:
+            raise StoreUnavailable(f"the store does not answer: {problem}") from None
+        finally:
+            self._in_flight -= 1
+            if over.active():
+                over.cancel()
+        if isinstance(reply, Exception):
+            raise _meaning(reply)
+        return reply
+
+    def _too_late(self, protocol: Any, answer: Deferred[Any]) -> None:
+        if not answer.called:
+            answer.errback(StoreUnavailable("the store does not answer in time"))
+        if protocol is self._current:
+            self._drop("no answer in time")
+
+    async def _connect(self) -> None:
+        try:
+            endpoint = await self.next_endpoint()
+            protocol: Any = await endpoint.connect(_ProtocolFactory(self.protocol))
+        except CancelledError:
+            return
+        except Exception as problem:
+            self._again(_plainly(problem))
+            return
+        greeting = Deferred.fromCoroutine(self._greet(protocol))
+        greeting.addTimeout(self.deadline, self.reactor)
+        try:
+            await greeting
+        except Exception as problem:
+            if protocol.transport is not None:
+                protocol.transport.abortConnection()
+            if not self._is_closed:
+                self._again(_plainly(problem))
+            return
+        if self._is_closed:
+            protocol.transport.abortConnection()
+            return
+        if self._failures:
+            self._log.info("the store answers again")
+        self._failures = 0
+        self._current = protocol
+        protocol.whenDisconnected().addCallback(lambda _: self._lost(protocol))
+        self._tell_waiting()
+        self.on_connect()
+
+    async def _greet(self, protocol: Any) -> None:
+        login = self.login
+        if login.password:
+            words = (login.username, login.password) if login.username else (login.password,)
+            await _checked(protocol.execute_command("AUTH", *words))
+        if login.database:
+            await _checked(protocol.execute_command("SELECT", login.database))
+        await _checked(protocol.execute_command("PING"))
+
+    def _lost(self, protocol: Any) -> None:
+        if protocol is self._current:
+            self._current = None
+            if not self._is_closed:
+                self._again("the connection was lost")
+
+    def _drop(self, why: str) -> None:
+        protocol, self._current = self._current, None
+        if protocol is None:
+            return
+        protocol.transport.abortConnection()
+        if not self._is_closed:
+            self._again(why)
+
+    def _again(self, trouble: str) -> None:
+        self._trouble = trouble
+        if not self._failures and self.log_trouble:
+            self._log.error("the store does not answer: {trouble}", trouble=trouble)
+        self._failures += 1
+        wait = min(_MAX_BACKOFF, 0.05 * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
+        if not self._is_closed:
+            self._retry = self.reactor.callLater(wait, self.open)
+
+    def _tell_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(None)
+
+
+class _NoScript(Exception):
+    """The server does not know a script."""
+
+
+@attrs.define
+class _ProtocolFactory(Factory):
+    make: Callable[..., Any]
+    noisy = False
+    isLazy = False
+
+    def buildProtocol(self, addr: Any) -> Any:
+        # The charset is ours to decide, and "0123" must stay text.
+        protocol = self.make(charset=None, convertNumbers=False)
+        protocol.factory = self
+        return protocol
+
+
+def _hand_on(reply: Any, answer: Deferred[Any]) -> None:
+    # A Failure given to callback() goes down the errback side.
+    answer.callback(reply)
+
+
+async def _checked(reply: Awaitable[Any]) -> None:
+    found = await reply
+    if isinstance(found, Exception):
+        raise found
+
+
+def _meaning(problem: Exception) -> Exception:
+    text = str(problem)
+    word = text.partition(" ")[0]
+    if word == "NOSCRIPT":
+        return _NoScript(text)
+    if word in _FULL or "No space" in text or "NOREPLICAS" in text or "maxmemory" in text:
+        return StoreFull(f"the store takes nothing new: {text}")
+    if word in _AWAY:
+        return StoreUnavailable(f"the store cannot serve now: {text}")
+    return problem
+
+
+def _plainly(problem: Exception | Failure) -> str:
+    """What went wrong, without anything secret: txredisapi and OpenSSL name neither passwords nor keys."""
+    return str(problem) or type(problem).__name__

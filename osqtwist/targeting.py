@@ -1,0 +1,92 @@
+"""
+Targets: which nodes a configuration layer or a distributed query is for.
+
+A target is a conjunction.  Each field that is given must match; inside a field any one value is enough.  An
+empty target matches every node.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import hashlib
+import re
+
+import attrs
+import msgspec
+
+_SHARES = 10_000
+
+
+class BadTarget(ValueError):
+    """A target cannot mean anything; the text says which field and why."""
+
+
+@attrs.frozen
+class NodeFacts:
+    """
+    What a target can look at, for one node.
+
+    :ivar node_id: the opaque id of the node.
+    :ivar name: the proven identity, or the host identifier of a node that enrolled with a secret.
+    :ivar platforms: every platform word that fits, for instance ``{"linux", "ubuntu"}``.
+    """
+
+    node_id: str
+    name: str
+    host_identifier: str = ""
+    platforms: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+
+
+class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """
+    Which nodes something is for.
+
+    :ivar nodes: node ids, names or host identifiers; ``*``, ``?`` and ``[...]`` match as in a shell.
+    :ivar tags: tags, of which the node has at least one.
+    :ivar platforms: platform words (``linux``, ``darwin``, ``windows``, ``ubuntu``...), of which one fits the node.
+    :ivar percent: the share of nodes, 0 to 100, chosen by a hash that stays the same for a node.
+    :ivar salt: shares with the same salt choose the same nodes; a larger percentage contains the smaller.
+    """
+
+    nodes: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    platforms: tuple[str, ...] = ()
+    percent: float = 100.0
+    salt: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.percent <= 100:
+            raise BadTarget(f"percent is {self.percent:g}; it must be from 0 to 100")
+
+    def matches(self, facts: NodeFacts) -> bool:
+        """Whether the node with these facts is meant."""
+        if self.tags and facts.tags.isdisjoint(self.tags):
+            return False
+        if self.platforms and facts.platforms.isdisjoint(p.lower() for p in self.platforms):
+            return False
+        if self.nodes and not _names_match(self.nodes, facts):
+            return False
+        return self.percent >= 100 or share_of(facts.node_id, self.salt) < self.percent
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether the target leaves nobody out."""
+        return not (self.nodes or self.tags or self.platforms) and self.percent >= 100
+
+
+def share_of(node_id: str, salt: str) -> float:
+    """The place of a node on a scale from 0 up to 100, the same for ever for the same salt."""
+    digest = hashlib.sha256(f"{salt}\0{node_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % _SHARES * 100 / _SHARES
+
+
+def _names_match(patterns: tuple[str, ...], facts: NodeFacts) -> bool:
+    names = (facts.node_id, facts.name, facts.host_identifier)
+    return any(name and _compiled(pattern).match(name) for pattern in patterns for name in names)
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(fnmatch.translate(pattern.lower()), re.IGNORECASE)

@@ -1,0 +1,359 @@
+"""
+TLS towards nodes: contexts made of files, read again when the files change.
+
+OpenSSL's own verdict decides in the handshake: other CA, expired, revoked, wrong key usage.  A Python verification
+callback is used only where a revocation list would otherwise lock a fleet out (see :func:`_tolerances`).  There is
+no session resumption: osqueryd never resumes (http_client.cpp makes a new context each time), and a resumed session
+would not be checked again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtensionOID
+from OpenSSL import SSL, crypto
+from twisted.application.service import Service
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from osqtwist.identity import CertificateIdentity, IdentityCache
+
+CHECK_INTERVAL = 2.0
+"""Seconds between two looks at the files."""
+WARN_BEFORE_EXPIRY = 14 * 86400.0
+
+# What osqueryd offers (tls.h), with ChaCha20 for other clients; TLS 1.3 has its own.
+_CIPHERS = (
+    b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
+    b"ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+)
+_VERIFY = {
+    "required": SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
+    "optional": SSL.VERIFY_PEER,
+    "none": SSL.VERIFY_NONE,
+}
+_CRL_MISSING, _CRL_EXPIRED = 3, 12  # X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_HAS_EXPIRED
+_PEM_CRL = b"-----BEGIN X509 CRL-----"
+
+
+class UnusableCredential(Exception):
+    """A certificate, key, CA or CRL file cannot be used; one sentence that names option and file."""
+
+
+@attrs.frozen
+class TLSFiles:
+    """
+    The files that make up the server's side of TLS, and how nodes are asked for certificates.
+
+    :ivar client_auth: ``required``, ``optional`` or ``none``.
+    :ivar stale_crl: ``accept`` keeps a revocation list in force past its next update; ``refuse`` refuses every
+        certificate that it is about.
+    """
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+    client_crl: Path | None = None
+    client_auth: str = "optional"
+    stale_crl: str = "accept"
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every file there is to watch."""
+        return [path for path in (self.cert, self.key, self.client_ca, self.client_crl) if path is not None]
+
+
+@attrs.frozen
+class LoadedTLS:
+    """
+    A context, and what there is to know of it.
+
+    :ivar not_after: Unix time at which the server's certificate ends.
+    :ivar next_update: Unix time at which the next revocation list becomes stale, or infinity.
+    :ivar warnings: what an operator should know.
+    """
+
+    context: SSL.Context
+    not_after: float
+    next_update: float
+    warnings: tuple[str, ...]
+
+
+def load(files: TLSFiles, now: float) -> LoadedTLS:
+    """
+    Read the files and make a context of them.
+
+    :raise UnusableCredential: one of them cannot be used.
+    """
+    chain = _certificates("--cert", files.cert)
+    leaf = chain[0]
+    key = _private_key(files.key)
+    if key.public_key() != leaf.public_key():
+        raise UnusableCredential(f"--key {files.key} is not the key of --cert {files.cert}")
+    not_after = leaf.not_valid_after_utc.timestamp()
+    if not_after <= now:
+        raise UnusableCredential(f"--cert {files.cert} expired on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    if leaf.not_valid_before_utc.timestamp() > now:
+        raise UnusableCredential(
+            f"--cert {files.cert} is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+        )
+    warnings = []
+    if not_after - now < WARN_BEFORE_EXPIRY:
+        warnings.append(f"--cert {files.cert} expires on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    context = _new_context()
+    context.use_certificate(leaf)
+    for issuer in chain[1:]:
+        context.add_extra_chain_cert(issuer)
+    context.use_privatekey(key)
+    next_update = float("inf")
+    if files.client_auth != "none" and files.client_ca:
+        authorities = _authorities(files.client_ca)
+        store = context.get_cert_store()
+        if store is None:
+            raise UnusableCredential("OpenSSL has no certificate store")
+        for authority in authorities:
+            store.add_cert(crypto.X509.from_cryptography(authority))
+        context.set_client_ca_list(
+            [crypto.X509.from_cryptography(authority).get_subject() for authority in authorities]
+        )
+        tolerated: frozenset[int] = frozenset()
+        if files.client_crl:
+            lists = _revocation_lists(files.client_crl)
+            for each in lists:
+                store.add_crl(each)
+            store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
+            tolerated, next_update, more = _tolerances(files, authorities, lists, now)
+            warnings += more
+        context.set_verify(_VERIFY[files.client_auth], _tolerating(tolerated) if tolerated else None)
+    return LoadedTLS(context, not_after, next_update, tuple(warnings))
+
+
+def _new_context() -> SSL.Context:
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(
+        SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE
+    )
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_session_id(b"osqtwist")
+    context.set_cipher_list(_CIPHERS)
+    # HTTP/2 hides the peer's certificate from twisted.web, and osqueryd does not speak it.
+    context.set_alpn_select_callback(_choose_http1)
+    return context
+
+
+def _choose_http1(connection: SSL.Connection, offered: list[bytes]) -> Any:
+    return b"http/1.1" if b"http/1.1" in offered else SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+def _tolerances(
+    files: TLSFiles,
+    authorities: list[x509.Certificate],
+    lists: list[x509.CertificateRevocationList],
+    now: float,
+) -> tuple[frozenset[int], float, list[str]]:
+    """
+    Which verdicts of OpenSSL about revocation lists are passed over, and until when that is so.
+
+    OpenSSL refuses every certificate of a CA whose list is stale, and of a CA that has none once any list is
+    there.  Either would lock out a fleet with a good certificate each.
+    """
+    tolerated, warnings = set(), []
+    next_updates = [each.next_update_utc.timestamp() for each in lists if each.next_update_utc]
+    future = [moment for moment in next_updates if moment > now]
+    if len(future) < len(next_updates):
+        if files.stale_crl == "accept":
+            tolerated.add(_CRL_EXPIRED)
+            warnings.append(f"--client-crl {files.client_crl} is past its next update; it stays in force")
+        else:
+            warnings.append(
+                f"--client-crl {files.client_crl} is past its next update: with --stale-crl refuse, "
+                "the nodes it is about are refused"
+            )
+    issuers = {each.issuer for each in lists}
+    uncovered = [authority for authority in authorities if authority.subject not in issuers]
+    if uncovered:
+        tolerated.add(_CRL_MISSING)
+        names = ", ".join(authority.subject.rfc4514_string() for authority in uncovered)
+        warnings.append(f"--client-crl {files.client_crl} has no list of {names}; its nodes are not checked")
+    return frozenset(tolerated), min(future, default=float("inf")), warnings
+
+
+def _tolerating(tolerated: frozenset[int]) -> Callable[[SSL.Connection, crypto.X509, int, int, int], bool]:
+    def verdict(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+        return bool(ok) or error in tolerated
+
+    return verdict
+
+
+def _read(option: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise UnusableCredential(f"{option} {path}: {problem.strerror}") from None
+
+
+def _certificates(option: str, path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(_read(option, path))
+    except ValueError:
+        raise UnusableCredential(f"{option} {path} holds no certificate in PEM") from None
+
+
+def _private_key(path: Path) -> Any:
+    try:
+        return serialization.load_pem_private_key(_read("--key", path), None)
+    except TypeError:
+        raise UnusableCredential(f"--key {path} is encrypted; the server needs one that is not") from None
+    except ValueError:
+        raise UnusableCredential(f"--key {path} holds no private key in PEM") from None
+
+
+def _authorities(path: Path) -> list[x509.Certificate]:
+    authorities = _certificates("--client-ca", path)
+    for authority in authorities:
+        try:
+            constraints = authority.extensions.get_extension_for_oid(ExtensionOID.BASIC_CONSTRAINTS).value
+            is_ca = isinstance(constraints, x509.BasicConstraints) and constraints.ca
+        except (x509.ExtensionNotFound, ValueError):
+            # Old roots (X.509 version 1) have no such extension.
+            is_ca = authority.issuer == authority.subject
+        if not is_ca:
+            name = authority.subject.rfc4514_string()
+            raise UnusableCredential(f"--client-ca {path}: {name} is not a CA certificate")
+    return authorities
+
+
+def _revocation_lists(path: Path) -> list[x509.CertificateRevocationList]:
+    data = _read("--client-crl", path)
+    parts = [_PEM_CRL + part for part in data.split(_PEM_CRL)[1:]]
+    try:
+        lists = [x509.load_pem_x509_crl(part) for part in parts]
+    except ValueError:
+        raise UnusableCredential(f"--client-crl {path} holds a revocation list that cannot be read") from None
+    if not lists:
+        raise UnusableCredential(f"--client-crl {path} holds no revocation list in PEM")
+    return lists
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ReloadingServerTLS:
+    """
+    Gives each new connection the newest good context.
+
+    A reload drops no connection: those that are open keep the context they began with.
+
+    :param on_reload: called with whether a reload was good, and with the loaded state in force.
+    :raise UnusableCredential: the files cannot be used at all.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        files: TLSFiles,
+        on_reload: Callable[[bool, LoadedTLS], None] = lambda ok, loaded: None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.files = files
+        self._on_reload = on_reload
+        self._now = now
+        self._signature = self._sign()
+        self.loaded = load(files, now())
+        self._tell(self.loaded)
+        on_reload(True, self.loaded)
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """A connection with the context in force now."""
+        return SSL.Connection(self.loaded.context, None)
+
+    def check(self) -> None:
+        """Read the files again if one changed, or a revocation list became stale meanwhile."""
+        signature = self._sign()
+        if signature != self._signature:
+            self._signature = signature
+            self.reload("a file changed")
+        elif self._now() > self.loaded.next_update:
+            self.reload("a revocation list is past its next update")
+
+    def reload(self, why: str) -> None:
+        """Read the files again; if one cannot be used, all stays as it is and the log says which."""
+        try:
+            self.loaded = load(self.files, self._now())
+        except UnusableCredential as problem:
+            self._log.error("certificates stay as they were ({why}): {problem}", why=why, problem=problem)
+            self._on_reload(False, self.loaded)
+        else:
+            self._log.info("certificates are read again ({why})", why=why)
+            self._tell(self.loaded)
+            self._on_reload(True, self.loaded)
+
+    def _tell(self, loaded: LoadedTLS) -> None:
+        for warning in loaded.warnings:
+            self._log.warn("{warning}", warning=warning)
+
+    def _sign(self) -> tuple[object, ...]:
+        return tuple(_signature(path) for path in self.files.paths)
+
+
+def _signature(path: Path) -> object:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+@attrs.define(eq=False)
+class CredentialWatch(Service):
+    """Looks at the files of TLS every :data:`CHECK_INTERVAL`."""
+
+    clock: IReactorTime
+    tls: ReloadingServerTLS
+    _loop: LoopingCall | None = attrs.field(default=None, init=False)
+
+    def startService(self) -> None:
+        """Begin."""
+        super().startService()
+        self._loop = LoopingCall(self.tls.check)
+        self._loop.clock = self.clock
+        self._loop.start(CHECK_INTERVAL, now=False)
+
+    def stopService(self) -> None:
+        """End."""
+        super().stopService()
+        if self._loop and self._loop.running:
+            self._loop.stop()
+
+
+@attrs.frozen
+class PeerIdentities:
+    """Who is at the other end of a connection."""
+
+    cache: IdentityCache
+
+    def of(self, transport: Any) -> CertificateIdentity | None:
+        """
+        The identity of the certificate that the peer showed; ``None`` if it showed none.
+
+        It was verified in the handshake, or the handshake would have failed.
+
+        :raise UnidentifiedCertificate: no rule makes an identity of it.
+        """
+        get_handle = getattr(transport, "getHandle", None)
+        connection = get_handle() if get_handle else None
+        if not isinstance(connection, SSL.Connection):
+            return None
+        certificate = connection.get_peer_certificate(as_cryptography=True)
+        return self.cache.identify(certificate) if certificate else None

@@ -1,0 +1,1 @@
+"""The HTTP edges: node routes, admin routes, and what they share."""

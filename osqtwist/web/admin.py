@@ -1,0 +1,305 @@
+"""
+The operators' API, on the admin socket.  Whoever may open the socket may do everything here.
+
+====================================  ====================================================================
+GET  /healthz                         ``{"status":"ok"}``, or 503 when the store does not answer
+GET  /metrics                         Prometheus
+GET  /api/v1/status                   one page of figures
+GET  /api/v1/flags                    an osqueryd flagfile that works with this server (text)
+GET  /api/v1/nodes                    nodes, newest first; ``online=1``, ``offset``, ``limit``
+GET  /api/v1/nodes/NODE               one node, by id, name or host identifier
+GET  /api/v1/nodes/NODE/config        its config, and which layers it is made of
+POST /api/v1/nodes/NODE/revoke        refuse the node from now on
+POST /api/v1/nodes/NODE/restore       take that back
+POST /api/v1/queries                  ask nodes something: ``{"sql": ..., "target": {...}, "expires_in": 60}``
+POST /api/v1/queries/run              the same, and stream the results (NDJSON) until all answered or time is up
+GET  /api/v1/queries                  the newest queries
+GET  /api/v1/queries/QUERY            one query and how far it has come
+GET  /api/v1/queries/QUERY/results    its results so far (NDJSON)
+POST /api/v1/queries/QUERY/cancel     ask no more nodes
+GET  /api/v1/logs                     log lines as they come (NDJSON); ``from=start`` for all that is kept
+GET  /api/v1/logs/dead                dead letters (NDJSON)
+POST /api/v1/logs/trim                delete what is older than ``{"older_than": SECONDS}``
+GET  /api/v1/carves                   carves, newest first
+GET  /api/v1/carves/CARVE/file        the bytes of a complete carve
+====================================  ====================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import attrs
+import msgspec
+from klein import Klein
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.protocols.basic import FileSender
+from twisted.python.failure import Failure
+from twisted.web.server import Request
+from werkzeug.exceptions import HTTPException
+
+from osqtwist.fleet import Fleet, NoSuchThing
+from osqtwist.interfaces import StoreFull, StoreUnavailable
+from osqtwist.metrics import Metrics
+from osqtwist.targeting import BadTarget, Target
+from osqtwist.wire import MalformedRequest
+
+_MAX_PAGE = 1000
+_MAX_SQL = 64 * 1024
+
+
+class QueryOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """What the body of a new query says; ``expires_in`` in seconds."""
+
+    sql: str
+    target: Target = Target()
+    discovery: str = ""
+    expires_in: float = 60.0
+    created_by: str = ""
+
+
+class TrimOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """What the body of a trim says; seconds."""
+
+    older_than: float
+
+
+@attrs.frozen
+class AdminAPI:
+    """
+    The routes of operators.
+
+    :ivar flags: writes the flagfile.
+    """
+
+    fleet: Fleet
+    metrics: Metrics
+    flags: Callable[[], str]
+    _log: Logger = Logger()
+
+    def app(self) -> Klein:
+        """The Klein application."""
+        app = Klein()
+        get: Iterable[tuple[str, Callable[..., Awaitable[Any]]]] = (
+            ("/healthz", self.healthz),
+            ("/metrics", self.read_metrics),
+            ("/api/v1/status", self.status),
+            ("/api/v1/flags", self.read_flags),
+            ("/api/v1/nodes", self.nodes),
+            ("/api/v1/nodes/<path:name>/config", self.node_config),
+            ("/api/v1/nodes/<path:name>", self.node),
+            ("/api/v1/queries", self.queries),
+            ("/api/v1/queries/<query_id>", self.query),
+            ("/api/v1/queries/<query_id>/results", self.results),
+            ("/api/v1/logs", self.logs),
+            ("/api/v1/logs/dead", self.dead_letters),
+            ("/api/v1/carves", self.carves),
+            ("/api/v1/carves/<carve_id>/file", self.carve_file),
+        )
+        post: Iterable[tuple[str, Callable[..., Awaitable[Any]]]] = (
+            ("/api/v1/nodes/<path:name>/revoke", self.revoke),
+            ("/api/v1/nodes/<path:name>/restore", self.restore),
+            ("/api/v1/queries", self.issue),
+            ("/api/v1/queries/run", self.run),
+            ("/api/v1/queries/<query_id>/cancel", self.cancel),
+            ("/api/v1/logs/trim", self.trim),
+        )
+        for method, table in (("GET", get), ("POST", post)):
+            for path, work in table:
+                endpoint = self._endpoint(work)
+                endpoint.__name__ = f"{method}_{work.__name__}"
+                app.route(path, methods=[method])(endpoint)
+        app.handle_errors(HTTPException)(self._refuse_route)
+        return app
+
+    async def healthz(self, request: Request) -> Any:
+        """Whether requests of nodes can be served."""
+        await self.fleet.ping()
+        return {"status": "ok"}
+
+    async def read_metrics(self, request: Request) -> bytes:
+        """Every metric, with the figures of the store looked up now."""
+        await self.fleet.update_metrics()
+        request.setHeader(b"Content-Type", CONTENT_TYPE_LATEST.encode("ascii"))
+        return generate_latest(self.metrics.registry)
+
+    async def status(self, request: Request) -> Any:
+        """One page of figures."""
+        return await self.fleet.status()
+
+    async def read_flags(self, request: Request) -> bytes:
+        """A flagfile."""
+        request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+        return self.flags().encode()
+
+    async def nodes(self, request: Request) -> Any:
+        """A page of nodes."""
+        limit = min(_number(request, "limit", 100), _MAX_PAGE)
+        return await self.fleet.nodes(_number(request, "offset", 0), limit, bool(_number(request, "online", 0)))
+
+    async def node(self, request: Request, name: str) -> Any:
+        """One node."""
+        return await self.fleet.node(name)
+
+    async def node_config(self, request: Request, name: str) -> Any:
+        """The config of a node, and why it is that."""
+        return await self.fleet.config_of(name)
+
+    async def revoke(self, request: Request, name: str) -> Any:
+        """Refuse a node."""
+        return await self.fleet.revoke(name, str(_json(request, dict[str, str]).get("reason", "")))
+
+    async def restore(self, request: Request, name: str) -> Any:
+        """Take a revocation back."""
+        return await self.fleet.restore(name)
+
+    async def queries(self, request: Request) -> Any:
+        """The newest queries."""
+        return {"queries": await self.fleet.queries(min(_number(request, "limit", 20), _MAX_PAGE))}
+
+    async def query(self, request: Request, query_id: str) -> Any:
+        """One query."""
+        return await self.fleet.query(query_id)
+
+    async def issue(self, request: Request) -> Any:
+        """Ask nodes something, and do not wait."""
+        order = _order(request)
+        request.setResponseCode(201)
+        return await self.fleet.issue(
+            order.sql, order.target, order.expires_in, discovery=order.discovery, created_by=order.created_by
+        )
+
+    async def run(self, request: Request) -> None:
+        """Ask nodes something and stream what they answer; when the operator goes away, nobody else is asked."""
+        order = _order(request)
+        _begin_lines(request)
+        await self.fleet.run(
+            order.sql,
+            order.target,
+            order.expires_in,
+            lambda line: _write_line(request, line),
+            discovery=order.discovery,
+            created_by=order.created_by,
+        )
+
+    async def results(self, request: Request, query_id: str) -> None:
+        """The results so far."""
+        await self.fleet.query(query_id)
+        _begin_lines(request)
+        await self.fleet.results(query_id, lambda line: _write_line(request, line))
+
+    async def cancel(self, request: Request, query_id: str) -> Any:
+        """Ask no more nodes."""
+        return await self.fleet.cancel(query_id)
+
+    async def logs(self, request: Request) -> None:
+        """Log lines, for as long as the operator listens; with ``follow=0`` only those that are there."""
+        _begin_lines(request)
+        from_start = _text(request, "from", "") == "start"
+        follow = bool(_number(request, "follow", 1))
+        await self.fleet.tail(lambda line: _write_line(request, line), from_start=from_start, follow=follow)
+
+    async def dead_letters(self, request: Request) -> None:
+        """The dead letters that are kept."""
+        _begin_lines(request)
+        await self.fleet.dead_letters(lambda line: _write_line(request, line))
+
+    async def trim(self, request: Request) -> Any:
+        """Make room in the log buffer."""
+        return await self.fleet.trim_logs(_json(request, TrimOrder).older_than)
+
+    async def carves(self, request: Request) -> Any:
+        """The newest carves."""
+        return {"carves": await self.fleet.carves(min(_number(request, "limit", 100), _MAX_PAGE))}
+
+    async def carve_file(self, request: Request, carve_id: str) -> None:
+        """The bytes of a carve, with their SHA-256 in a header."""
+        path, sha256 = await self.fleet.carve_file(carve_id)
+        with path.open("rb") as file:
+            request.setHeader(b"Content-Type", b"application/octet-stream")
+            request.setHeader(b"Content-Length", str(path.stat().st_size).encode())
+            request.setHeader(b"X-Carve-SHA256", sha256.encode())
+            request.setHeader(b"X-Carve-File-Name", path.name.encode())
+            await FileSender().beginFileTransfer(file, request)
+
+    def _endpoint(self, work: Callable[..., Awaitable[Any]]) -> Callable[..., Deferred[Any]]:
+        async def answer(request: Request, **names: str) -> Any:
+            request.setHeader(b"Server", b"osqtwist")
+            try:
+                result = await work(request, **names)
+            except CancelledError:
+                raise
+            except Exception as problem:
+                return self._refuse(request, problem)
+            if result is None or isinstance(result, bytes):
+                return result or b""
+            request.setHeader(b"Content-Type", b"application/json")
+            return msgspec.json.encode(result) + b"\n"
+
+        def endpoint(request: Request, **names: str) -> Deferred[Any]:
+            return Deferred.fromCoroutine(answer(request, **names))
+
+        return endpoint
+
+    def _refuse(self, request: Request, problem: Exception) -> bytes:
+        if isinstance(problem, NoSuchThing):
+            code = 404
+        elif isinstance(problem, MalformedRequest | BadTarget):
+            code = 400
+        elif isinstance(problem, StoreUnavailable | StoreFull):
+            code = 503
+        else:
+            code = 500
+            self._log.failure("the operators' API failed")
+        text = str(problem) if code != 500 else "unexpected error; the log says more"
+        if request.startedWriting:
+            return msgspec.json.encode({"type": "error", "error": text}) + b"\n"
+        request.setResponseCode(code)
+        request.setHeader(b"Content-Type", b"application/json")
+        return msgspec.json.encode({"error": text}) + b"\n"
+
+    def _refuse_route(self, request: Any, failure: Failure) -> Any:
+        problem: Any = failure.value
+        request.setResponseCode(problem.code or 400)
+        request.setHeader(b"Content-Type", b"application/json")
+        return msgspec.json.encode({"error": problem.name}) + b"\n"
+
+
+def _order(request: Request) -> QueryOrder:
+    order: QueryOrder = _json(request, QueryOrder)
+    if not order.sql.strip() or len(order.sql) > _MAX_SQL:
+        raise MalformedRequest(f"sql must have from 1 to {_MAX_SQL} letters")
+    if not 0 < order.expires_in <= 366 * 86400:
+        raise MalformedRequest("expires_in must be more than 0 and at most a year, in seconds")
+    return order
+
+
+def _json(request: Request, kind: Any) -> Any:
+    content: Any = request.content
+    try:
+        return msgspec.json.decode(content.read() or b"{}", type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as problem:
+        raise MalformedRequest(f"the body is not as it should be: {problem}") from None
+
+
+def _text(request: Request, name: str, default: str) -> str:
+    values = (request.args or {}).get(name.encode())
+    return values[0].decode("utf-8", "replace") if values else default
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = _text(request, name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise MalformedRequest(f"{name} must be a number")
+    return int(text)
+
+
+def _begin_lines(request: Request) -> None:
+    request.setHeader(b"Content-Type", b"application/x-ndjson")
+
+
+def _write_line(request: Request, line: Any) -> None:
+    request.write(msgspec.json.encode(line) + b"\n")

@@ -1,0 +1,229 @@
+"""
+The node API: what osqueryd calls.
+
+=====================  ===========================================================================
+enroll                 a node key for an enroll secret or a certificate
+config                 the configuration of the node, or ``{"etag":"ok"}``
+log                    ``{}`` once the lines are stored
+distributed_read       queries, or ``{}`` when the hold is over
+distributed_write      ``{}`` once the results are stored
+carver_start           a session id
+carver_continue        ``{}`` once the block is written; a refusal is plain text
+=====================  ===========================================================================
+
+The paths are in :mod:`osqtwist.web.routes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import msgspec
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.server import Request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+
+from osqtwist import wire
+from osqtwist.authentication import Authentication, Caller, NodeInvalid
+from osqtwist.carves import Carves
+from osqtwist.configuration import NodeConfiguration
+from osqtwist.directory import Directory
+from osqtwist.distributed import Distributed
+from osqtwist.enrollment import Enrollment
+from osqtwist.identity import CertificateIdentity
+from osqtwist.logs import LogIntake
+from osqtwist.metrics import Metrics
+from osqtwist.query import QueryResult
+from osqtwist.targeting import NodeFacts
+from osqtwist.web import routes
+from osqtwist.web.exchange import Exchange, Visit, Work
+
+_HEADER_KEY = "NodeKey "
+_GZIP_FROM_BYTES = 512
+
+
+@attrs.frozen
+class NodeAPI:
+    """
+    The routes of nodes, over the services.
+
+    :ivar certificate_of: the identity of the certificate that a request's connection showed, if any.
+    :ivar hold: seconds, from the acceptance of its connection, that a distributed read is held.
+    :ivar enroll_secret_name: the key of the enroll secret, for nodes that run ``--tls_enroll_override``.
+    """
+
+    exchange: Exchange
+    certificate_of: Callable[[Request], CertificateIdentity | None]
+    authentication: Authentication
+    enrollment: Enrollment
+    directory: Directory
+    configuration: NodeConfiguration
+    distributed: Distributed
+    logs: LogIntake
+    carves: Carves
+    metrics: Metrics
+    hold: float
+    enroll_secret_name: str
+
+    def app(self, prefix: str = "") -> Klein:
+        """The Klein application, with every path of every route."""
+        app = Klein()
+        work: dict[str, Work] = {
+            routes.ENROLL: self.enroll,
+            routes.CONFIG: self.config,
+            routes.LOG: self.log,
+            routes.READ: self.read,
+            routes.WRITE: self.write,
+            routes.CARVE_START: self.carve_start,
+            routes.CARVE_CONTINUE: self.carve_continue,
+        }
+        for route, paths in routes.paths_by_route(prefix).items():
+            for path in paths:
+                app.route(path, methods=list(routes.METHODS))(self._endpoint(route, work[route]))
+        app.handle_errors(HTTPException)(self._refuse_route)
+        return app
+
+    async def enroll(self, visit: Visit) -> bytes:
+        """Let a node in; never held."""
+        request = wire.parse_enroll(await self.exchange.body_of(visit), self.enroll_secret_name)
+        visit.node_name = request.host_identifier
+        node, node_key = await self.enrollment.enroll(request, self.certificate_of(visit.request))
+        visit.node_id, visit.node_name = node.node_id, node.name
+        self.directory.learn(node)
+        self.directory.saw(node.node_id, visit.address, visit.header(b"User-Agent"))
+        self.metrics.enrolled.labels(proof=node.proof).inc()
+        return wire.enrolled(node_key)
+
+    async def config(self, visit: Visit) -> bytes:
+        """The node's configuration; an etag only for clients that sent one."""
+        request = wire.parse(wire.NodeRequest, await self.exchange.body_of(visit))
+        caller = self._admit(visit, request.node_key)
+        facts = await self._facts(visit, caller)
+        etag = request.etag if isinstance(request.etag, str) else None if request.etag is msgspec.UNSET else ""
+        answer = self.configuration.config_for(facts, etag)
+        self.metrics.configs.labels(etag="none" if etag is None else "ok" if answer.is_unchanged else "new").inc()
+        if len(answer.body) >= _GZIP_FROM_BYTES and "gzip" in visit.header(b"Accept-Encoding"):
+            visit.request.responseHeaders.setRawHeaders(b"Content-Encoding", [b"gzip"])
+            return answer.gzipped()
+        return answer.body
+
+    async def log(self, visit: Visit) -> bytes:
+        """Keep lines; the node deletes its own as soon as this answers without ``error``."""
+        request = wire.parse_log(await self.exchange.body_of(visit))
+        caller = self._admit(visit, request.node_key)
+        facts = await self._facts(visit, caller)
+        visit.lines = await self.logs.accept(caller, facts, request, visit.address)
+        return wire.DONE
+
+    async def read(self, visit: Visit) -> bytes:
+        """Distributed queries, as soon as there are any."""
+        request = wire.parse(wire.NodeRequest, await self.exchange.body_of(visit))
+        caller = self._admit(visit, request.node_key)
+        facts = await self._facts(visit, caller)
+        began = self.exchange.clock.seconds()
+        is_in = self._still_admitted(visit, request.node_key)
+        try:
+            queries = await self.distributed.read(facts, visit.accepted_at + self.hold, is_in)
+        finally:
+            visit.held_for = self.exchange.clock.seconds() - began
+        if not is_in():
+            raise NodeInvalid("this node is revoked")
+        visit.outcome = "work" if queries else "held"
+        self.metrics.reads_ended.labels(way=visit.outcome).inc()
+        return wire.work(
+            {query.query_id: query.sql for query in queries},
+            {query.query_id: query.discovery for query in queries if query.discovery},
+        )
+
+    async def write(self, visit: Visit) -> bytes:
+        """Keep results; what came before or was never asked is passed over, so that it does not come again."""
+        request = wire.parse(wire.WriteRequest, await self.exchange.body_of(visit))
+        caller = self._admit(visit, request.node_key)
+        now = self.exchange.clock.seconds()
+        query_ids = dict.fromkeys([*request.queries, *request.statuses])
+        visit.lines = len(query_ids)
+        await self.distributed.record(
+            [
+                QueryResult(
+                    query_id=query_id,
+                    node_id=caller.node_id,
+                    node_name=visit.node_name,
+                    received_at=now,
+                    status=request.statuses.get(query_id, 0),
+                    message=request.messages.get(query_id, "")[:4096],
+                    rows=wire.rows_of(request, query_id),
+                    stats=wire.stats_of(request, query_id),
+                )
+                for query_id in query_ids
+            ]
+        )
+        return wire.DONE
+
+    async def carve_start(self, visit: Visit) -> bytes:
+        """Begin a carve."""
+        request = wire.parse(wire.CarveStartRequest, await self.exchange.body_of(visit))
+        caller = self._admit(visit, request.node_key)
+        facts = await self._facts(visit, caller)
+        session = await self.carves.start(caller, facts.name, request)
+        return wire.carve_started(session.session_id)
+
+    async def carve_continue(self, visit: Visit) -> bytes:
+        """Keep one block.  Old clients show nothing but the session id with it."""
+        request = wire.parse(wire.CarveBlockRequest, await self.exchange.body_of(visit))
+        shows_key = request.node_key or visit.header(b"Authorization")
+        caller = self._admit(visit, request.node_key) if shows_key else None
+        await self.carves.add_block(request, caller, self.certificate_of(visit.request))
+        return wire.DONE
+
+    def _admit(self, visit: Visit, body_key: str | None) -> Caller:
+        caller = self._authenticate(visit, body_key)
+        visit.node_id, visit.node_name = caller.node_id, self.directory.name_of(caller)
+        self.directory.saw(caller.node_id, visit.address, visit.header(b"User-Agent"))
+        return caller
+
+    def _authenticate(self, visit: Visit, body_key: str | None) -> Caller:
+        header = visit.header(b"Authorization")
+        header_key = header.removeprefix(_HEADER_KEY).strip() if header.startswith(_HEADER_KEY) else None
+        return self.authentication.authenticate(body_key, header_key, self.certificate_of(visit.request))
+
+    async def _facts(self, visit: Visit, caller: Caller) -> NodeFacts:
+        facts = await self.directory.facts_of(caller)
+        visit.node_name = facts.name
+        return facts
+
+    def _still_admitted(self, visit: Visit, body_key: str | None) -> Callable[[], bool]:
+        def is_in() -> bool:
+            try:
+                self._authenticate(visit, body_key)
+            except NodeInvalid:
+                return False
+            return True
+
+        return is_in
+
+    def _endpoint(self, route: str, work: Work) -> Callable[[Request], Deferred[bytes]]:
+        speaks_json = route != routes.CARVE_CONTINUE
+
+        def endpoint(request: Request) -> Deferred[bytes]:
+            return Deferred.fromCoroutine(self.exchange.carry_out(request, route, work, speaks_json))
+
+        endpoint.__name__ = route
+        return endpoint
+
+    def _refuse_route(self, request: Any, failure: Failure) -> Any:
+        problem: Any = failure.value
+        code, text = 400, "bad request"
+        if isinstance(problem, NotFound):
+            code, text = 404, "there is no such route"
+        elif isinstance(problem, MethodNotAllowed):
+            code, text = 405, "this route takes POST"
+            request.responseHeaders.setRawHeaders(b"Allow", [", ".join(routes.METHODS).encode()])
+        request.setResponseCode(code)
+        request.responseHeaders.setRawHeaders(b"Content-Type", [b"application/json"])
+        request.responseHeaders.setRawHeaders(b"Server", [b"osqtwist"])
+        self.metrics.refused.labels(reason=f"http_{code}").inc()
+        return wire.refusal(text)

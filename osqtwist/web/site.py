@@ -1,0 +1,263 @@
+"""
+The node side of HTTP: connections with deadlines, requests with bounds.
+
+osqueryd makes one connection for each request and gives up on it after 16 s in all (tls.cpp), so each phase has a
+deadline that bytes trickling in do not move.  What HTTP itself refuses is refused with a JSON error too: an empty
+body would be a success to osquery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import msgspec
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime, ISSLTransport
+from twisted.python.failure import Failure
+from twisted.web.http import RESPONSES, HTTPChannel
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+from zope.interface import implementer
+
+from osqtwist.metrics import Metrics
+from osqtwist.wire import refusal
+
+
+class Deadlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """
+    Seconds that each phase of a connection may last.
+
+    ``handshake``, ``headers`` and ``body`` count from the moment of acceptance, ``answer`` from the end of the
+    answer's writing on our side, ``idle`` from the end of one request on a kept connection to the next.
+    """
+
+    handshake: float = 8.0
+    headers: float = 10.0
+    body: float = 16.0
+    answer: float = 10.0
+    idle: float = 5.0
+
+
+_LINGER = 2.0
+_MAX_HEADERS = 64
+_MAX_HEADER_BYTES = 16384
+
+
+@implementer(IHandshakeListener)
+class NodeChannel(HTTPChannel):
+    """
+    One connection of a node.
+
+    :ivar accepted_at: clock time of the acceptance; the hold of a distributed read counts from here.
+    """
+
+    maxHeaders = _MAX_HEADERS
+    totalHeadersSize = _MAX_HEADER_BYTES
+    site: NodeSite
+    transport: Any
+    accepted_at = 0.0
+    _phase = "handshake"
+    _deadline: IDelayedCall | None = None
+    _is_discarding = False
+    _has_shaken_hands = False
+
+    def connectionMade(self) -> None:
+        """Accept; the first deadline runs from here, before any handshake."""
+        super().connectionMade()
+        self.accepted_at = self.site.reactor.seconds()
+        self.site.metrics.connections.inc()
+        self.site.metrics.connections_total.inc()
+        self.site.channels[self] = None
+        if ISSLTransport.providedBy(self.transport):
+            self._expect("handshake", self.site.deadlines.handshake)
+        else:
+            self.handshakeCompleted()
+
+    def handshakeCompleted(self) -> None:
+        """The TLS handshake is over; headers are next."""
+        self._has_shaken_hands = True
+        self._expect("headers", self.site.deadlines.headers)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes, unless the answer is already decided."""
+        if not self._is_discarding:
+            super().dataReceived(data)
+
+    def allHeadersReceived(self) -> None:
+        """Go on to the body, with its own deadline."""
+        super().allHeadersReceived()
+        if not self._is_discarding:
+            self._expect("body", self.site.deadlines.body)
+
+    def allContentReceived(self) -> None:
+        """Hand the request over; how long it is handled is not this deadline's business."""
+        if self._is_discarding:
+            return
+        self._expect_nothing()
+        super().allContentReceived()
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        """Whether to keep the connection: only if set so, since osqueryd never uses one twice."""
+        is_persistent: bool = super().checkPersistence(request, version)
+        if not self.site.keeps_connections:
+            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+            return False
+        return is_persistent
+
+    def requestDone(self, request: Request) -> None:
+        """The answer is written on our side; the peer has so long to read it, or to ask again."""
+        super().requestDone(request)
+        if self.persistent:
+            self.accepted_at = self.site.reactor.seconds()
+            self._expect("idle", self.site.deadlines.idle)
+        else:
+            self._expect("answer", self.site.deadlines.answer)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Let go."""
+        self._expect_nothing()
+        self.site.channels.pop(self, None)
+        self.site.metrics.connections.dec()
+        if not self._has_shaken_hands:
+            self.site.metrics.handshakes_failed.inc()
+        super().connectionLost(reason)
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request is being handled, or its answer still on the way out."""
+        return bool(self.requests) or self._phase in ("answer", "linger")
+
+    def refuse(self, code: int, text: str) -> None:
+        """
+        Answer at once, before the request is whole, and read no more of it.
+
+        The connection lingers a moment: closing it on unread bytes would reset it, and the answer be lost.
+        """
+        if self._is_discarding:
+            return
+        body = refusal(text)
+        head = (
+            f"HTTP/1.1 {code} {RESPONSES.get(code, b'Refused').decode()}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        self._is_discarding = True
+        self.persistent = False
+        self.transport.writeSequence([head.encode("ascii"), body])
+        self.site.metrics.refused.labels(reason="http").inc()
+        self._expect("linger", _LINGER)
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # Twisted answers malformed HTTP with an empty 400, which osquery would take for success.
+        self.refuse(400, "malformed HTTP request")
+
+    def _expect(self, phase: str, seconds: float) -> None:
+        self._expect_nothing()
+        self._phase = phase
+        counts_from_acceptance = phase in ("handshake", "headers", "body")
+        elapsed = self.site.reactor.seconds() - self.accepted_at if counts_from_acceptance else 0.0
+        self._deadline = self.site.reactor.callLater(max(0.0, seconds - elapsed), self._give_up)
+
+    def _expect_nothing(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        if self._phase not in ("linger", "idle"):
+            self.site.metrics.deadlines.labels(phase=self._phase).inc()
+        self.transport.abortConnection()
+
+
+class BoundedRequest(Request):
+    """A request whose body has a limit, known from its path, and is kept in memory up to it."""
+
+    content: Any
+    _limit = 0
+    _received = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse a body that says it is too long, before any of it is read."""
+        channel: NodeChannel = self.channel  # type: ignore[assignment]
+        # HTTPChannel knows the path by now; the request is told only with the body.
+        path = channel._path.partition(b"?")[0]
+        self._limit = channel.site.body_limit(path)
+        self.content = BytesIO()
+        if length is not None and length > self._limit:
+            channel.refuse(413, f"the body is over {self._limit} bytes")
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Keep some of the body, up to the limit."""
+        self._received += len(data)
+        if self._received > self._limit:
+            self.channel.refuse(413, f"the body is over {self._limit} bytes")  # type: ignore[attr-defined]
+        else:
+            self.content.write(data)
+
+
+@attrs.define
+class BodyLimits:
+    """How long bodies may be, by path, and otherwise."""
+
+    by_path: Mapping[bytes, int]
+    otherwise: int
+
+    def __call__(self, path: bytes) -> int:
+        """The limit for a path."""
+        return self.by_path.get(path, self.otherwise)
+
+
+class NodeSite(Site):
+    """
+    The site that nodes talk to.
+
+    :param keeps_connections: whether a connection may carry more than one request.
+    """
+
+    protocol = NodeChannel  # type: ignore[assignment]
+    displayTracebacks = False
+
+    def __init__(
+        self,
+        resource: IResource,
+        clock: IReactorTime,
+        metrics: Metrics,
+        body_limit: Callable[[bytes], int],
+        deadlines: Deadlines,
+        keeps_connections: bool = False,
+    ) -> None:
+        # The time-outs are the channel's own; twisted's would move with every byte.
+        super().__init__(
+            resource,
+            requestFactory=BoundedRequest,
+            parsePOSTFormSubmission=False,
+            timeout=None,
+            reactor=clock,
+        )
+        self.metrics = metrics
+        self.body_limit = body_limit
+        self.deadlines = deadlines
+        self.keeps_connections = keeps_connections
+        self.channels: dict[NodeChannel, None] = {}
+
+    if TYPE_CHECKING:
+        reactor: Any
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """HTTP/1.1 only: under HTTP/2 the peer's certificate is out of reach, and osquery does not speak it."""
+        return [b"http/1.1"]
+
+    def startFactory(self) -> None:
+        """No access log in a format of the Web's: there is one structured line for each request instead."""
+
+    def stopFactory(self) -> None:
+        """The counterpart."""
+
+    def end_connections(self, concerns: Callable[[NodeChannel], bool]) -> int:
+        """Abort the open connections that are concerned; answers with how many there were."""
+        concerned = [channel for channel in self.channels if concerns(channel)]
+        for channel in concerned:
+            channel.transport.abortConnection()
+        return len(concerned)

@@ -1,0 +1,305 @@
+"""
+osquery's JSON: the requests of a node, and the answers it understands.
+
+What the client makes of an answer (osquery/remote/utility.h, serializers/json.cpp): it never looks at the HTTP
+status; an empty body, ``{}`` or any other JSON object is success; a top-level ``error`` key is a failure to be
+tried again; ``node_invalid``, a real bool, makes it enroll again.  Carves bypass all that: there only a body that
+is not JSON is a failure.
+
+Strings of snapshot and distributed rows are not checked for UTF-8 by the client, so bodies are repaired before
+they are parsed: each wrong byte becomes the text ``\\xNN``, as osquery itself writes it in differential results.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from osqtwist.carve import BadCarve
+from osqtwist.logbatch import DeadLine
+from osqtwist.node import HostDetails
+
+DONE = b"{}"
+"""Success, and nothing to do."""
+
+_MAX_TABLE_COLUMNS = 64
+_MAX_DETAIL_LENGTH = 1024
+_HOST_DETAIL_TABLES = ("os_version", "osquery_info", "system_info", "platform_info")
+_LOG_TYPES = ("result", "status")
+
+_T = TypeVar("_T")
+_encoder = msgspec.json.Encoder()
+
+
+class MalformedRequest(ValueError):
+    """A body is not what osquery sends; the text says what is wrong with it."""
+
+
+class NodeRequest(msgspec.Struct):
+    """
+    What config and distributed read send.
+
+    :ivar etag: of the config the node has; unset with clients that do not know of it.
+    """
+
+    node_key: str | None = None
+    etag: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class EnrollRequest(msgspec.Struct):
+    """What enroll sends.  Every part but the secret is what the node says of itself."""
+
+    enroll_secret: str
+    host_identifier: str
+    platform_type: str
+    host_details: HostDetails
+
+
+class LogRequest(msgspec.Struct):
+    """
+    What the logger sends; each line still as it came.
+
+    :ivar is_suspect: some line is not strict JSON (see :func:`parse_log`).
+    """
+
+    node_key: str | None = None
+    log_type: str = ""
+    data: list[msgspec.Raw] = []
+    is_suspect: bool = msgspec.field(name="", default=False)
+
+
+class WriteRequest(msgspec.Struct):
+    """What distributed write sends; ``messages`` came with 4.4.0, ``stats`` with 5.8.1."""
+
+    node_key: str | None = None
+    queries: dict[str, msgspec.Raw] = {}
+    statuses: dict[str, int] = {}
+    messages: dict[str, str] = {}
+    stats: dict[str, dict[str, Any]] = {}
+
+
+class CarveStartRequest(msgspec.Struct):
+    """What starts a carve."""
+
+    block_count: int
+    block_size: int
+    carve_size: int
+    carve_id: str = ""
+    request_id: str = ""
+    node_key: str | None = None
+
+
+class CarveBlockRequest(msgspec.Struct):
+    """One block of a carve; there is no node key in it."""
+
+    block_id: int
+    session_id: str
+    data: bytes
+    request_id: str = ""
+    node_key: str | None = None
+
+
+_decoders: dict[type, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind, strict=False)
+    for kind in (NodeRequest, LogRequest, WriteRequest, CarveStartRequest, CarveBlockRequest)
+}
+_object_decoder = msgspec.json.Decoder(dict[str, Any])
+_any_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+
+
+def parse(kind: type[_T], body: bytes) -> _T:
+    """
+    One of the request classes of this module, read from a body.
+
+    :raise MalformedRequest: the body is not such a request.
+    """
+    return _decode(_decoders[kind], body)  # type: ignore[no-any-return]
+
+
+def parse_enroll(body: bytes, secret_name: str) -> EnrollRequest:
+    """
+    An enroll request; the secret stands under a name of the operator's choice (``--tls_enroll_override``).
+
+    Only the four tables that osquery sends are kept, and only values of a sane length: the rest is a node's word.
+
+    :raise MalformedRequest: the body is not an enroll request.
+    """
+    fields = _decode(_object_decoder, body)
+    details: HostDetails = {}
+    sent = fields.get("host_details")
+    for table in _HOST_DETAIL_TABLES if isinstance(sent, dict) else ():
+        row = sent.get(table)
+        if isinstance(row, dict):
+            details[table] = {
+                str(column)[:_MAX_DETAIL_LENGTH]: str(value)[:_MAX_DETAIL_LENGTH]
+                for column, value in list(row.items())[:_MAX_TABLE_COLUMNS]
+                if isinstance(value, str | int | float)
+            }
+    secret = fields.get(secret_name, "")
+    if not isinstance(secret, str):
+        raise MalformedRequest(f"{secret_name} is not a string")
+    identifier = fields.get("host_identifier", "")
+    if not isinstance(identifier, str):
+        raise MalformedRequest("host_identifier is not a string")
+    return EnrollRequest(
+        enroll_secret=secret,
+        host_identifier=identifier[:_MAX_DETAIL_LENGTH],
+        platform_type=str(fields.get("platform_type", ""))[:16],
+        host_details=details,
+    )
+
+
+def parse_log(body: bytes) -> LogRequest:
+    """
+    A log post, read as leniently as can be: one that is refused comes back for ever.
+
+    Where strict JSON fails, Python's more tolerant reader (it takes ``NaN`` and lone surrogates) finds the bounds
+    of the lines, so that only the bad ones go to the dead letters.
+
+    :raise MalformedRequest: not even that reads it.
+    """
+    try:
+        return parse(LogRequest, body)
+    except MalformedRequest as problem:
+        try:
+            fields = json.loads(repaired(body))
+            lines = [msgspec.Raw(json.dumps(line).encode("ascii")) for line in fields["data"]]
+            node_key, log_type = fields.get("node_key"), fields.get("log_type", "")
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            raise problem from None
+        if not isinstance(node_key, str | None) or not isinstance(log_type, str):
+            raise
+        return LogRequest(node_key=node_key, log_type=log_type, data=lines, is_suspect=True)
+
+
+def sort_lines(request: LogRequest, max_line_bytes: int) -> tuple[bytes, int, tuple[DeadLine, ...]]:
+    """
+    Part the lines of a log post into those to deliver and those that cannot be.
+
+    A batch that is refused comes back unchanged for ever and blocks the node (buffered.cpp), so a bad line is
+    kept apart and the rest accepted.
+
+    :return: the good lines as a JSON array, how many they are, and the others.
+    """
+    known = request.log_type in _LOG_TYPES
+    good: list[bytes] = []
+    dead: list[DeadLine] = []
+    for raw in request.data:
+        line = bytes(raw)
+        if not known:
+            dead.append(DeadLine(line, f"log_type is {request.log_type[:32]!r}, not result or status"))
+        elif not line.startswith(b"{"):
+            dead.append(DeadLine(line, "not a JSON object"))
+        elif len(line) > max_line_bytes:
+            dead.append(DeadLine(line, f"longer than {max_line_bytes} bytes"))
+        elif request.is_suspect and (problem := _problem_inside(line)):
+            dead.append(DeadLine(line, problem))
+        else:
+            good.append(line)
+    return b"[" + b",".join(good) + b"]", len(good), tuple(dead)
+
+
+def digest_of(request: LogRequest) -> str:
+    """SHA-256 of a log post's type and lines: the same for a batch that is sent again."""
+    digest = hashlib.sha256(request.log_type.encode())
+    for raw in request.data:
+        digest.update(b"\n")
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def rows_of(request: WriteRequest, query_id: str) -> msgspec.Raw:
+    """The rows a node sent for a query: a JSON array, empty where it sent none or, as old clients do, a string."""
+    raw = request.queries.get(query_id)
+    if raw is None or not bytes(raw).startswith(b"["):
+        return msgspec.Raw(b"[]")
+    return raw.copy()
+
+
+def stats_of(request: WriteRequest, query_id: str) -> dict[str, int | float]:
+    """What a query cost the node; only numbers are kept."""
+    return {
+        name: value
+        for name, value in request.stats.get(query_id, {}).items()
+        if isinstance(value, int | float) and len(name) <= 64
+    }
+
+
+def enrolled(node_key: str) -> bytes:
+    """Enroll succeeded."""
+    return _encoder.encode({"node_key": node_key})
+
+
+def refusal(text: str) -> bytes:
+    """Not now: the node keeps what it has and tries again.  Not understood by enroll and carve."""
+    return _encoder.encode({"error": text})
+
+
+def invalid_node(text: str) -> bytes:
+    """The node's credential is proven bad: it drops its key and enrolls again.  Never for a fault of ours."""
+    return _encoder.encode({"node_invalid": True, "error": text})
+
+
+def work(queries: Mapping[str, str], discovery: Mapping[str, str]) -> bytes:
+    """Distributed queries for a node: name to SQL, and name to the discovery query of the same name."""
+    if not queries:
+        return DONE
+    if not discovery:
+        return _encoder.encode({"queries": queries})
+    return _encoder.encode({"queries": queries, "discovery": discovery})
+
+
+def carve_started(session_id: str) -> bytes:
+    """A carve may go on."""
+    return _encoder.encode({"session_id": session_id})
+
+
+def decode_array(data: bytes) -> Sequence[Any]:
+    """A JSON array that was checked when it came in."""
+    lines = _any_decoder.decode(data)
+    return lines if isinstance(lines, list) else []
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    try:
+        return decoder.decode(repaired(body))
+    except BadCarve:
+        raise
+    except (msgspec.MsgspecError, RecursionError, ValueError) as problem:
+        raise MalformedRequest(_reason(problem)) from None
+
+
+def _problem_inside(line: bytes) -> str:
+    try:
+        _any_decoder.decode(line)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as problem:
+        return _reason(problem)
+    return ""
+
+
+def _reason(problem: Exception) -> str:
+    return "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
+
+
+def repaired(body: bytes) -> bytes:
+    """The body with every byte that is not UTF-8 written out as ``\\xNN`` (backslash escaped for JSON)."""
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        return body.decode("utf-8", "osqtwist-hex").encode("utf-8")
+    return body
+
+
+def _write_out(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    wrong = error.object[error.start : error.end]
+    return "".join(f"\\\\x{byte:02X}" for byte in wrong), error.end
+
+
+codecs.register_error("osqtwist-hex", _write_out)
