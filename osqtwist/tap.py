@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python import usage
+from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from osqtwist.authentication import Authentication
@@ -185,7 +186,19 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> Ser
     stores = RedisStores(reactor, place, settings.redis_prefix, settings.log_budget_mib * _MIB)
     ports = bind_all(settings.port)
     identities = PeerIdentities(IdentityCache(settings.identity, settings.certificate_tags))
-    parts = assemble(reactor, settings, stores, folder.configuration, identities, secrets, state, metrics)
+    node_keys = NodeKeys(state.signing_keys())
+    parts = assemble(
+        reactor,
+        settings,
+        stores,
+        folder.configuration,
+        identities,
+        secrets,
+        node_keys,
+        state.path / CARVES,
+        metrics,
+    )
+    site = node_site(reactor, settings, parts.api.app(settings.route_prefix).resource(), metrics)
 
     def flags() -> str:
         return flagfile(f"localhost:{ports[0].number}", _node_files(development, secret_path), settings.route_prefix)
@@ -200,7 +213,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> Ser
     return Server(
         reactor=reactor,
         ports=ports,
-        site=parts.site,
+        site=site,
         tls=tls,
         stores=stores,
         embedded=embedded,
@@ -219,9 +232,9 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> Ser
 
 @attrs.frozen
 class Parts:
-    """What :func:`assemble` puts together: the site of nodes, the fleet for operators, and what has to run."""
+    """What :func:`assemble` puts together: the API of nodes, the fleet for operators, and what has to run."""
 
-    site: NodeSite
+    api: NodeAPI
     fleet: Fleet
     services: list[IService]
 
@@ -233,10 +246,16 @@ def assemble(
     configuration: NodeConfiguration,
     identities: PeerIdentities,
     secrets: EnrollSecrets,
-    state: StateFolder,
+    node_keys: NodeKeys,
+    carve_folder: Path,
     metrics: Metrics,
+    binds_keys: bool = True,
 ) -> Parts:
-    """The object graph between the stores and the node site."""
+    """
+    The object graph between the stores and the node API.
+
+    :param binds_keys: whether, where certificates are required, only keys that are bound to one count.
+    """
     pool = reactor.getThreadPool()
 
     def in_thread(work: Callable[[], Any]) -> Any:
@@ -245,11 +264,10 @@ def assemble(
     parked = ParkedReads(reactor, metrics.parked_reads.set)
     distributed = Distributed(reactor, stores.queries, stores.signals, parked, metrics)
     directory = Directory(reactor, stores.nodes, stores.signals, distributed.end_reads_of)
-    node_keys = NodeKeys(state.signing_keys())
     carves = Carves(
         reactor,
         stores.carves,
-        state.path / CARVES,
+        carve_folder,
         in_thread,
         metrics,
         CarveLimits(max_bytes=settings.max_carve_mib * _MIB),
@@ -261,7 +279,9 @@ def assemble(
     api = NodeAPI(
         exchange=Exchange(reactor, metrics, in_thread, settings.max_log_body_mib * _MIB, settings.request_log),
         certificate_of=certificate_of,
-        authentication=Authentication(node_keys, directory.is_revoked, settings.client_auth == "required"),
+        authentication=Authentication(
+            node_keys, directory.is_revoked, binds_keys and settings.client_auth == "required"
+        ),
         enrollment=Enrollment(
             reactor,
             stores.nodes,
@@ -280,16 +300,14 @@ def assemble(
         hold=settings.hold,
         enroll_secret_name=settings.enroll_secret_name,
     )
-    site = NodeSite(
-        api.app(settings.route_prefix).resource(),
-        reactor,
-        metrics,
-        body_limits(settings),
-        settings.deadlines,
-        settings.keep_connections,
-    )
     fleet = Fleet(reactor, stores, directory, distributed, configuration, carves, parked, metrics)
-    return Parts(site, fleet, [directory, distributed])
+    return Parts(api, fleet, [directory, distributed])
+
+
+def node_site(reactor: Any, settings: Settings, resource: IResource, metrics: Metrics) -> NodeSite:
+    """The site that serves nodes, with the limits that the settings give."""
+    limits = body_limits(settings)
+    return NodeSite(resource, reactor, metrics, limits, settings.deadlines, settings.keep_connections)
 
 
 def body_limits(settings: Settings) -> BodyLimits:
