@@ -52,7 +52,8 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
             if not calls and not selectables:
                 break
             _pause()
-        gc.collect()
+        # What a test made is young; a full collection would take longer than most tests.
+        gc.collect(1)
     finally:
         globalLogPublisher.removeObserver(observe)
     assert not calls, f"delayed calls are left: {calls}"

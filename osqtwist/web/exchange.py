@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import zlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError
@@ -143,7 +144,8 @@ class Exchange:
         :raise BodyTooLarge: it is over the limit once inflated; no more than the limit was ever in memory.
         :raise MalformedRequest: it is not the gzip that its header promises, or in another encoding.
         """
-        raw: bytes = visit.request.content.getvalue()  # type: ignore[union-attr]
+        content: Any = visit.request.content
+        raw: bytes = content.read()
         visit.bytes_in = len(raw)
         encoding = visit.header(b"Content-Encoding").strip().lower()
         if encoding in ("", "identity"):

@@ -72,6 +72,7 @@ class NodeAPI:
     def app(self, prefix: str = "") -> Klein:
         """The Klein application, with every path of every route."""
         app = Klein()
+        app.url_map.merge_slashes = False
         work: dict[str, Work] = {
             routes.ENROLL: self.enroll,
             routes.CONFIG: self.config,

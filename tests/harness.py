@@ -1,0 +1,237 @@
+"""
+A whole server in memory: a clock, the in-memory stores, the real services and routes, and a real HTTP client.
+
+The certificate of a connection is said rather than shown: ``server.certificate = "node-1"``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+from treq.testing import StubTreq
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import directlyProvides, providedBy
+
+from osqtwist.configuration import NodeConfiguration
+from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
+from osqtwist.identity import CertificateIdentity
+from osqtwist.interfaces import StoreUnavailable
+from osqtwist.layers import parse_layer
+from osqtwist.metrics import Metrics
+from osqtwist.nodekey import NodeKeys, new_signing_key
+from osqtwist.query import DistributedQuery, new_query_id
+from osqtwist.settings import Settings
+from osqtwist.storage.memory import MemoryStores
+from osqtwist.tap import assemble
+from osqtwist.targeting import Target
+from osqtwist.web.admin import AdminAPI
+
+SECRET = "open sesame".replace(" ", "-")
+START = 1_790_000_000.0
+LAYER = '{"schedule": {"heartbeat": {"query": "select 1", "interval": 60}}}'
+
+
+class _Pool:
+    """Runs at once what would run in a thread."""
+
+    def callInThreadWithCallback(self, on_result: Any, function: Any, *arguments: Any, **named: Any) -> None:
+        try:
+            result = function(*arguments, **named)
+        except Exception:
+            on_result(False, Failure())
+        else:
+            on_result(True, result)
+
+
+class ClockReactor(Clock):
+    """As much of a reactor as the services need, with a clock that tests move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rightNow = START
+
+    def getThreadPool(self) -> _Pool:
+        return _Pool()
+
+    def callFromThread(self, function: Any, *arguments: Any) -> None:
+        function(*arguments)
+
+
+class Outage:
+    """Stands before a store; while it is down every call fails as a store that does not answer does."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.is_down = False
+        self.calls: list[str] = []
+        self.before: Callable[[str], Deferred[None] | None] = lambda name: None
+        directlyProvides(self, providedBy(store))
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.store, name)
+        if name == "subscribe":
+            return method
+
+        async def call(*arguments: Any) -> Any:
+            self.calls.append(name)
+            if self.is_down:
+                raise StoreUnavailable("down")
+            waiting = self.before(name)
+            if waiting is not None:
+                await waiting
+            return await method(*arguments)
+
+        return call
+
+
+@attrs.define
+class _Said:
+    server: InMemoryServer
+
+    def of(self, transport: Any) -> CertificateIdentity | None:
+        name = self.server.certificate
+        return None if name is None else certificate_for(name)
+
+
+def certificate_for(name: str, fingerprint: str = "") -> CertificateIdentity:
+    """What a certificate with this common name says."""
+    return CertificateIdentity(
+        value=name,
+        source="subject.CN",
+        issuer="CN=test CA",
+        serial="1f",
+        fingerprint=fingerprint or name.encode().hex(),
+        not_after=START + 1e6,
+        key_type="P-256",
+        tags=("ou:test",),
+    )
+
+
+class InMemoryServer:
+    """The server; everything it is made of can be reached."""
+
+    def __init__(self, folder: Path, layers: dict[str, str] | None = None, **settings: Any) -> None:
+        self.reactor = ClockReactor()
+        self.settings = Settings(**settings)
+        self.certificate: str | None = None
+        self.stores = MemoryStores(self.reactor, log_budget_bytes=1_000_000)
+        self.outages = {}
+        for name in ("nodes", "queries", "logs", "carves"):
+            self.outages[name] = Outage(getattr(self.stores, name))
+            setattr(self.stores, name, self.outages[name])
+        self.metrics = Metrics()
+        self.secrets = EnrollSecrets(parse_enroll_secrets(f"{SECRET} tagged\n"))
+        self.configuration = NodeConfiguration(
+            [parse_layer(name, text) for name, text in (layers or {"00.conf": LAYER}).items()]
+        )
+        parts = assemble(
+            self.reactor,
+            self.settings,
+            self.stores,
+            self.configuration,
+            _Said(self),
+            self.secrets,
+            NodeKeys((new_signing_key(),)),
+            folder,
+            self.metrics,
+        )
+        self.parts, self.fleet, self.api = parts, parts.fleet, parts.api
+        self.client = StubTreq(parts.api.app(self.settings.route_prefix).resource())
+        admin = AdminAPI(parts.fleet, self.metrics, lambda: "--flag\n")
+        self.admin = StubTreq(admin.app().resource())
+        for service in parts.services:
+            service.startService()
+        self.turn()
+
+    def stop(self) -> None:
+        """End it; nothing may be left on the clock."""
+        for service in reversed(self.parts.services):
+            service.stopService()
+        self.turn()
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """Let time pass, and deliver what is on the way."""
+        self.reactor.advance(seconds)
+        for _ in range(5):
+            self.reactor.advance(0)
+            self.client.flush()
+            self.admin.flush()
+
+    def down(self, is_down: bool = True) -> None:
+        """Take every store away, or give it back."""
+        for outage in self.outages.values():
+            outage.is_down = is_down
+
+    def begin(self, path: str, body: Any = None, *, method: str = "POST", headers: Any = None, raw: Any = None) -> Any:
+        """Send a request; answers with the Deferred of ``(status, headers, body)``."""
+        data = raw if raw is not None else msgspec.json.encode(body)
+        return Deferred.fromCoroutine(self._exchange(self.client, method, path, data, headers or {}))
+
+    async def _exchange(self, client: Any, method: str, path: str, data: Any, headers: dict[str, str]) -> Any:
+        response = await client.request(method, f"https://server{path}", data=data, headers=headers)
+        return response.code, response.headers, await response.content()
+
+    def ask(self, path: str, body: Any = None, **more: Any) -> tuple[int, Any]:
+        """Send a request that is answered at once; answers with status and JSON."""
+        code, _, content = self.finish(self.begin(path, body, **more))
+        return code, json.loads(content)
+
+    def finish(self, asking: Deferred[Any]) -> Any:
+        """The result of a Deferred that has one by now."""
+        self.turn()
+        return result_of(asking)
+
+    def operate(self, path: str, body: Any = None, method: str = "GET") -> tuple[int, Any]:
+        """A request to the operators' API."""
+        data = None if body is None else msgspec.json.encode(body)
+        asking = Deferred.fromCoroutine(self._exchange(self.admin, method, path, data, {}))
+        code, _, content = self.finish(asking)
+        lines = [json.loads(line) for line in content.splitlines()]
+        return code, lines[0] if len(lines) == 1 else lines
+
+    def enroll(self, host: str = "host-1", platform: str = "9") -> str:
+        """Enroll with the secret; answers with the node key."""
+        code, answer = self.ask(
+            "/enroll", {"enroll_secret": SECRET, "host_identifier": host, "platform_type": platform, "host_details": {}}
+        )
+        assert code == 200, answer
+        key = answer["node_key"]
+        assert isinstance(key, str)
+        return key
+
+    def issue(self, sql: str = "select 1", **more: Any) -> DistributedQuery:
+        """Ask all nodes something."""
+        now = self.reactor.seconds()
+        query = DistributedQuery(
+            **{
+                "query_id": new_query_id(now),
+                "sql": sql,
+                "target": Target(),
+                "created_at": now,
+                "expires_at": now + 3600,
+                **more,
+            }
+        )
+        self.finish(Deferred.fromCoroutine(self.parts.fleet.distributed.issue(query)))
+        return query
+
+    def await_(self, coroutine: Any) -> Any:
+        """The result of a coroutine that needs no time."""
+        return self.finish(Deferred.fromCoroutine(coroutine))
+
+
+def result_of(deferred: Deferred[Any]) -> Any:
+    """The result a Deferred has."""
+    found: list[Any] = []
+    deferred.addBoth(found.append)
+    assert found, "there is no result yet"
+    if isinstance(found[0], Failure):
+        found[0].raiseException()
+    return found[0]

@@ -1,0 +1,337 @@
+"""Held distributed reads: the four ways out, the races, and what a query goes through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+
+from osqtwist.node import Node
+from osqtwist.parking import ParkedReads
+from osqtwist.targeting import NodeFacts, Target
+from tests.harness import InMemoryServer, result_of
+
+Server = InMemoryServer
+FACTS = NodeFacts("0" * 20, "node-1")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    found = Server(tmp_path, hold=10.0)
+    yield found
+    found.stop()
+    assert_nothing_left(found)
+
+
+def assert_nothing_left(server: Server) -> None:
+    """No read is parked and no delayed call waits, but those of the services that run."""
+    assert len(server.fleet.parked) == 0
+    assert server.metrics.parked_reads._value.get() == 0
+    if not any(service.running for service in server.parts.services):
+        assert not [call for call in server.reactor.getDelayedCalls() if call.active()]
+
+
+def park(server: Server, key: str) -> Deferred[Any]:
+    """A read that waits."""
+    reading = server.begin("/distributed/read", {"node_key": key})
+    server.turn()
+    assert not reading.called
+    assert len(server.fleet.parked) == 1
+    return reading
+
+
+def work_of(answer: Any) -> dict[str, Any]:
+    code, _, content = answer
+    assert code == 200
+    found = json.loads(content)
+    assert isinstance(found, dict)
+    return found
+
+
+# -- the four ways out
+
+
+def test_woken(server: Server) -> None:
+    """A query that is issued ends the wait at once."""
+    reading = park(server, server.enroll())
+    query = server.issue("select 2")
+    assert work_of(server.finish(reading)) == {"queries": {query.query_id: "select 2"}}
+    assert_nothing_left(server)
+
+
+def test_held(server: Server) -> None:
+    """At the end of the hold the answer is {}, no earlier and no later."""
+    reading = park(server, server.enroll())
+    server.turn(9.9)
+    assert not reading.called
+    server.turn(0.2)
+    assert work_of(server.finish(reading)) == {}
+    assert_nothing_left(server)
+
+
+def test_gone(server: Server) -> None:
+    """When the node goes away its read goes too, and a query issued later is not lost with it."""
+    key = server.enroll()
+    reading = park(server, key)
+    reading.addErrback(lambda failure: None)
+    reading.cancel()
+    server.turn()
+    assert_nothing_left(server)
+    query = server.issue()
+    assert query.query_id in work_of(server.finish(server.begin("/distributed/read", {"node_key": key})))["queries"]
+
+
+def test_shut_down(server: Server) -> None:
+    """A stop answers every held read with {}; a read that comes meanwhile is not held."""
+    key = server.enroll()
+    reading = park(server, key)
+    server.fleet.distributed.stopService()
+    assert work_of(server.finish(reading)) == {}
+    assert work_of(server.finish(server.begin("/distributed/read", {"node_key": key}))) == {}
+    assert_nothing_left(server)
+    server.fleet.distributed.startService()
+
+
+def test_revoked(server: Server) -> None:
+    """A revocation ends a held read within a turn, with node_invalid."""
+    key = server.enroll("h")
+    reading = park(server, key)
+    server.operate("/api/v1/nodes/h/revoke", {}, "POST")
+    code, _, content = server.finish(reading)
+    assert code == 401
+    assert json.loads(content)["node_invalid"] is True
+    assert_nothing_left(server)
+
+
+# -- races
+
+
+def test_a_query_issued_while_the_reader_looks_is_not_missed(server: Server) -> None:
+    """Issue between look and park: the wake-up is kept, and the reader looks again."""
+    key = server.enroll()
+    first = server.issue("select 'other'", target=Target(nodes=("host-1",)))
+    gate: Deferred[None] = Deferred()
+    server.outages["queries"].before = lambda name: gate if name == "take" else None
+    reading = server.begin("/distributed/read", {"node_key": key})
+    server.turn()
+    # The reader is inside its look.  The first query is called off, a second one comes.
+    server.outages["queries"].before = lambda name: None
+    server.await_(server.stores.queries.store.cancel(first.query_id, server.reactor.seconds()))
+    second = server.issue("select 2")
+    gate.callback(None)
+    assert work_of(server.finish(reading)) == {"queries": {second.query_id: "select 2"}}
+
+
+def test_a_node_that_goes_away_while_taking_gets_the_query_at_its_next_read(server: Server) -> None:
+    """Disconnect after take: the lease is given back, so the next read need not wait for its end."""
+    key = server.enroll()
+    query = server.issue()
+    gate: Deferred[None] = Deferred()
+    server.outages["queries"].before = lambda name: gate if name == "take" else None
+    reading = server.begin("/distributed/read", {"node_key": key})
+    server.turn()
+    reading.addErrback(lambda failure: None)
+    reading.cancel()
+    server.turn()
+    server.outages["queries"].before = lambda name: None
+    gate.callback(None)
+    server.turn()
+    assert_nothing_left(server)
+    answer = work_of(server.finish(server.begin("/distributed/read", {"node_key": key})))
+    assert set(answer["queries"]) == {query.query_id}
+    assert server.await_(server.stores.queries.progress(query.query_id)).offered == 1
+
+
+# -- what becomes of a query
+
+
+def test_a_lost_answer_is_offered_again_until_the_attempts_are_used_up(server: Server) -> None:
+    """Under a lease nothing is given; when it ends the query comes again, three times in all."""
+    key = server.enroll()
+    server.issue(lease=30.0, max_attempts=3)
+    for _ in range(3):
+        assert work_of(server.finish(server.begin("/distributed/read", {"node_key": key})))["queries"]
+        reading = park(server, key)
+        server.turn(10.1)
+        assert work_of(server.finish(reading)) == {}
+        server.turn(20)
+    reading = park(server, key)
+    server.turn(10.1)
+    assert work_of(server.finish(reading)) == {}
+
+
+def test_discovery_queries_come_alone(server: Server) -> None:
+    """One bad discovery query sinks a whole reply at the node: each comes in a reply of its own."""
+    key = server.enroll()
+    plain = [server.issue(f"select {number}").query_id for number in range(2)]
+    found = [server.issue("select 9", discovery=f"select {number}").query_id for number in range(2)]
+    answers = [work_of(server.finish(server.begin("/distributed/read", {"node_key": key}))) for _ in range(3)]
+    assert set(answers[0]["queries"]) == set(plain)
+    assert "discovery" not in answers[0]
+    for answer in answers[1:]:
+        assert len(answer["queries"]) == 1
+        assert set(answer["discovery"]) == set(answer["queries"])
+    assert {next(iter(answer["queries"])) for answer in answers[1:]} == set(found)
+
+
+def test_targets_expiry_and_cancelling(server: Server) -> None:
+    """Only nodes of the target are given a query, only until it expires, and not after it is called off."""
+    key = server.enroll("mine")
+    server.issue("select 'not mine'", target=Target(nodes=("other",)))
+    short = server.issue("select 'short'", expires_at=server.reactor.seconds() + 1)
+    called_off = server.issue("select 'called off'")
+    assert server.operate(f"/api/v1/queries/{called_off.query_id}/cancel", {}, "POST")[1]["state"] == "cancelled"
+    server.turn(2)
+    reading = park(server, key)
+    server.turn(10.1)
+    assert work_of(server.finish(reading)) == {}
+    assert server.operate(f"/api/v1/queries/{short.query_id}")[1]["state"] == "expired"
+
+
+def test_only_concerned_reads_wake(server: Server) -> None:
+    """A query for one node leaves the others parked."""
+    keys = [server.enroll(f"h{number}") for number in range(3)]
+    readings = [server.begin("/distributed/read", {"node_key": key}) for key in keys]
+    server.turn()
+    assert len(server.fleet.parked) == 3
+    server.issue(target=Target(nodes=("h1",)))
+    server.turn()
+    assert [reading.called for reading in readings] == [False, True, False]
+    server.turn(10.1)
+    for reading in readings:
+        result_of(reading)
+
+
+def test_a_read_with_nothing_to_do_costs_no_store_call(server: Server) -> None:
+    """Neither does one whose queries are all answered or leased."""
+    key = server.enroll()
+    server.issue()
+    server.finish(server.begin("/distributed/read", {"node_key": key}))
+    queries = server.outages["queries"]
+    queries.calls.clear()
+    reading = park(server, key)
+    assert "take" not in queries.calls
+    server.turn(10.1)
+    result_of(reading)
+
+
+def test_a_store_that_is_down_holds_and_answers_nothing(server: Server) -> None:
+    """The read is held as if there were nothing to do, and the query comes once the store is back."""
+    key = server.enroll()
+    query = server.issue()
+    server.ask("/config", {"node_key": key})
+    server.down()
+    reading = park(server, key)
+    server.turn(10.1)
+    assert work_of(server.finish(reading)) == {}
+    server.down(False)
+    assert query.query_id in work_of(server.finish(server.begin("/distributed/read", {"node_key": key})))["queries"]
+
+
+def test_a_query_issued_in_another_process_is_seen_at_a_signal_or_soon(server: Server) -> None:
+    """A signal wakes the read at once; without one the periodic look does within 5 s."""
+    key = server.enroll()
+    for signals in (True, False):
+        reading = park(server, key)
+        elsewhere = server.fleet._new_query("select 3", Target(), 60.0, "", "")
+        server.await_(server.stores.queries.store.add(elsewhere))
+        if signals:
+            server.await_(server.stores.signals.publish("queries", elsewhere.query_id))
+        else:
+            server.turn(5.0)
+        assert elsewhere.query_id in work_of(server.finish(reading))["queries"]
+
+
+def test_hold_is_counted_from_acceptance(server: Server) -> None:
+    """What handshake and upload took is not held on top."""
+    now = server.reactor.seconds()
+    reading = Deferred.fromCoroutine(server.fleet.distributed.read(FACTS, now + 4.0))
+    server.turn(3.9)
+    assert not reading.called
+    server.turn(0.2)
+    assert result_of(reading) == ()
+
+
+# -- running a query and following it
+
+
+def test_run_streams_rows_and_ends_when_all_answered(server: Server) -> None:
+    """The stream begins with how many are expected, has a line for each answer, and names the silent at the end."""
+    key = server.enroll("h")
+    server.enroll("silent")
+    lines: list[Any] = []
+    running = Deferred.fromCoroutine(server.fleet.run("select 1", Target(), 5.0, lines.append))
+    server.turn()
+    assert lines[0]["expected"] == 2
+    work = work_of(server.finish(server.begin("/distributed/read", {"node_key": key})))
+    (query_id,) = work["queries"]
+    server.ask("/distributed/write", {"node_key": key, "queries": {query_id: [{"1": "1"}]}, "statuses": {query_id: 0}})
+    server.turn()
+    assert lines[1]["name"] == "h"
+    assert not running.called
+    server.turn(2.1)
+    server.turn(2.1)
+    server.turn(1.0)
+    result_of(running)
+    assert lines[-1] == {"type": "end", "answered": 1, "silent": ["silent"]}
+
+
+def test_run_that_is_broken_off_calls_the_query_off(server: Server) -> None:
+    """When the operator goes away nobody else is asked."""
+    server.enroll("h")
+    running = Deferred.fromCoroutine(server.fleet.run("select 1", Target(), 60.0, lambda line: None))
+    server.turn()
+    running.cancel()
+    with pytest.raises(CancelledError):
+        result_of(running)
+    server.turn()
+    (query,) = server.operate("/api/v1/queries")[1]["queries"]
+    assert query["state"] == "cancelled"
+
+
+# -- parking by itself
+
+
+def test_a_wake_up_before_the_wait_is_kept() -> None:
+    """A read that is woken while it looks does not sleep on it."""
+    clock = Clock()
+    parked = ParkedReads(clock)
+    read = parked.park(FACTS)
+    parked.wake(lambda facts: True)
+    assert result_of(Deferred.fromCoroutine(read.woken(10.0))) is True
+    waiting = Deferred.fromCoroutine(read.woken(10.0))
+    assert not waiting.called
+    clock.advance(10)
+    assert result_of(waiting) is False
+    assert not clock.getDelayedCalls()
+
+
+def test_removing_one_read_leaves_the_other_of_its_node() -> None:
+    """Two connections of one node (clones, a silent re-send) are two reads."""
+    parked = ParkedReads(Clock())
+    one, two = parked.park(FACTS), parked.park(FACTS)
+    parked.remove(one)
+    parked.remove(one)
+    assert len(parked) == 1
+    parked.remove(two)
+    assert len(parked) == 0
+
+
+def test_facts_follow_a_signal(server: Server) -> None:
+    """What another process learned of a node is looked up again when it says so."""
+    key = server.enroll("h")
+    server.issue(target=Target(tags=("new",)))
+    reading = park(server, key)
+    server.turn(10.1)
+    assert work_of(server.finish(reading)) == {}
+    node: Node = server.await_(server.stores.nodes.find("h", 1))[0]
+    changed = Node(node_id=node.node_id, name="h", proof="secret", host_identifier="h", tags=("new",))
+    server.await_(server.stores.nodes.record(changed))
+    server.await_(server.stores.signals.publish("nodes", node.node_id))
+    server.turn()
+    assert work_of(server.finish(server.begin("/distributed/read", {"node_key": key})))["queries"]

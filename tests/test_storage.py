@@ -1,0 +1,457 @@
+"""The contracts of the stores: the same tests on memory and on a real Valkey."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from zope.interface.verify import verifyObject
+
+from osqtwist.carve import CarveSession
+from osqtwist.interfaces import (
+    BufferFull,
+    ICarveStore,
+    ILogBuffer,
+    INodeStore,
+    IQueryStore,
+    ISignals,
+    IStores,
+)
+from osqtwist.logbatch import DeadLine, LogBatch
+from osqtwist.node import Node, Revocation, Sighting
+from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult
+from osqtwist.storage.memory import MemoryStores
+from osqtwist.targeting import Target
+from tests.stores import RealValkey, valkey
+
+NODE = "0" * 20
+# Redis deletes by its own clock what has expired long ago.
+NOW = int(time.time()) + 0.25
+BUDGET = 10_000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RealValkey]:
+    with valkey() as running:
+        yield running
+
+
+@pytest_twisted.async_yield_fixture(params=["memory", "valkey"])
+async def stores(request: pytest.FixtureRequest, server: RealValkey) -> AsyncIterator[Any]:
+    """Each store in turn, empty."""
+    found: Any
+    if request.param == "memory":
+        found = MemoryStores(reactor, BUDGET)  # type: ignore[arg-type]
+    else:
+        found = server.stores(reactor, log_budget_bytes=BUDGET)
+    await found.ready()
+    yield found
+    await found.close()
+
+
+def a_node(number: int = 0, **more: Any) -> Node:
+    fields = {"node_id": f"{number:020x}", "name": f"node-{number}", "proof": "secret", "host_identifier": f"h{number}"}
+    return Node(**{**fields, **more})  # type: ignore[arg-type]
+
+
+def a_query(name: str = "q1", **more: Any) -> DistributedQuery:
+    fields: dict[str, Any] = {
+        "query_id": name,
+        "sql": "select 1",
+        "target": Target(tags=("a",)),
+        "created_at": NOW,
+        "expires_at": NOW + 100,
+        "lease": 30.0,
+        "max_attempts": 2,
+    }
+    return DistributedQuery(**{**fields, **more})
+
+
+def a_result(name: str = "q1", node: str = NODE, **more: Any) -> QueryResult:
+    fields: dict[str, Any] = {"query_id": name, "node_id": node, "node_name": "n", "received_at": NOW}
+    return QueryResult(**{**fields, "rows": msgspec.Raw(b'[{"a":"1"}]'), **more})
+
+
+def a_batch(text: str = "x", **more: Any) -> LogBatch:
+    data = b'[{"a":"' + text.encode() + b'"}]'
+    fields: dict[str, Any] = {
+        "node_id": NODE,
+        "node_name": "n",
+        "log_type": "result",
+        "data": data,
+        "count": 1,
+        "digest": "d",
+        "received_at": NOW,
+    }
+    return LogBatch(**{**fields, **more})
+
+
+def a_session(name: str = "s1", **more: Any) -> CarveSession:
+    fields: dict[str, Any] = {
+        "session_id": name,
+        "node_id": NODE,
+        "node_name": "n",
+        "carve_id": "c",
+        "request_id": "r",
+        "block_count": 3,
+        "block_size": 10,
+        "carve_size": 25,
+        "started_at": NOW,
+    }
+    return CarveSession(**{**fields, **more})
+
+
+async def soon() -> None:
+    """Let signals arrive."""
+    await deferLater(reactor, 0.05)  # type: ignore[arg-type]
+
+
+@pytest_twisted.ensureDeferred
+async def test_stores_provide_their_interfaces(stores: Any) -> None:
+    """Each store has the methods of its contract, with their arguments."""
+    verifyObject(IStores, stores)
+    for interface, name in (
+        (INodeStore, "nodes"),
+        (IQueryStore, "queries"),
+        (ILogBuffer, "logs"),
+        (ICarveStore, "carves"),
+        (ISignals, "signals"),
+    ):
+        verifyObject(interface, getattr(stores, name))
+    await stores.ping()
+
+
+# -- nodes
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_is_kept_whole(stores: Any) -> None:
+    """What is recorded is what is got, details and odd letters included."""
+    node = a_node(1, name='né "x"\n', host_details={"os_version": {"name": "Ubuntu"}}, tags=("a:b",), enrolled_at=NOW)
+    await stores.nodes.record(node)
+    assert await stores.nodes.get(node.node_id) == node
+    assert await stores.nodes.get("f" * 20) is None
+    assert await stores.nodes.get_many([node.node_id, "f" * 20]) == {node.node_id: node}
+
+
+@pytest_twisted.ensureDeferred
+async def test_nodes_are_found_by_every_name_they_have_now(stores: Any) -> None:
+    """By id, name and host identifier; an old name finds nothing; a shared one finds all."""
+    await stores.nodes.record(a_node(1, name="old"))
+    await stores.nodes.record(a_node(1, name="new"))
+    await stores.nodes.record(a_node(2, host_identifier="new"))
+    assert await stores.nodes.find("old", 5) == []
+    assert {node.node_id for node in await stores.nodes.find("new", 5)} == {a_node(1).node_id, a_node(2).node_id}
+    assert [node.name for node in await stores.nodes.find("h1", 5)] == ["new"]
+    assert [node.name for node in await stores.nodes.find(a_node(1).node_id, 5)] == ["new"]
+    assert len(await stores.nodes.find("new", 1)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_sightings_never_go_back(stores: Any) -> None:
+    """An older sighting changes nothing, and the first one is remembered."""
+    await stores.nodes.saw({"a": Sighting(seen_at=100.5, first_seen_at=100.5, address="1")})
+    await stores.nodes.saw({"a": Sighting(seen_at=200.5, first_seen_at=200.5, address="2")})
+    await stores.nodes.saw({"a": Sighting(seen_at=150.0, first_seen_at=150.0, address="3")})
+    assert await stores.nodes.sightings(["a", "b"]) == {"a": Sighting(seen_at=200.5, first_seen_at=100.5, address="2")}
+
+
+@pytest_twisted.ensureDeferred
+async def test_nodes_are_paged_newest_first(stores: Any) -> None:
+    """A page at a time, from a moment on."""
+    await stores.nodes.saw({f"n{number:04}": Sighting(seen_at=float(number)) for number in range(1200)})
+    assert await stores.nodes.count_since(0) == 1200
+    assert await stores.nodes.count_since(1190) == 10
+    assert await stores.nodes.seen_since(1190, 0, 3) == ["n1199", "n1198", "n1197"]
+    assert await stores.nodes.seen_since(1190, 9, 3) == ["n1190"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_revocations_come_and_go(stores: Any) -> None:
+    """A newer one replaces an older; taking back one that is not there is no error."""
+    await stores.nodes.restore("a")
+    await stores.nodes.revoke(Revocation("a", 1.0, "x"))
+    await stores.nodes.revoke(Revocation("a", 2.0, "y", keys_before=1.5))
+    assert await stores.nodes.revocations() == [Revocation("a", 2.0, "y", keys_before=1.5)]
+    await stores.nodes.restore("a")
+    assert await stores.nodes.revocations() == []
+
+
+# -- queries
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_query_is_kept_whole(stores: Any) -> None:
+    """What is added is what is got, and is open until it expires."""
+    query = a_query(discovery="select 2", created_by="me")
+    await stores.queries.add(query)
+    assert await stores.queries.get("q1") == query
+    assert await stores.queries.get("q2") is None
+    assert await stores.queries.open_queries(NOW) == [query]
+    assert await stores.queries.open_queries(NOW + 100) == []
+    assert await stores.queries.recent(5) == [query]
+
+
+@pytest_twisted.ensureDeferred
+async def test_open_queries_are_oldest_first_and_recent_ones_newest_first(stores: Any) -> None:
+    """In the order of their creation."""
+    for number in (2, 1, 3):
+        await stores.queries.add(a_query(f"q{number}", created_at=NOW + number, expires_at=NOW + 100))
+    assert [query.query_id for query in await stores.queries.open_queries(NOW + 5)] == ["q1", "q2", "q3"]
+    assert [query.query_id for query in await stores.queries.recent(2)] == ["q3", "q2"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_lease_keeps_a_query_from_being_taken_again(stores: Any) -> None:
+    """Taken, leased, taken again when the lease is over, exhausted when the attempts are used up."""
+    await stores.queries.add(a_query())
+
+    async def take(at: float) -> Any:
+        return (await stores.queries.take(NODE, ["q1"], at))["q1"]
+
+    first = await take(NOW)
+    assert (first.offer, first.lease_ends_at) == (Offer.TAKEN, pytest.approx(NOW + 30, abs=1e-3))
+    assert (await take(NOW + 29)).offer is Offer.LEASED
+    assert (await take(NOW + 31)).offer is Offer.TAKEN
+    assert (await take(NOW + 62)).offer is Offer.EXHAUSTED
+    assert (await stores.queries.take("1" * 20, ["q1", "q2"], NOW + 62))["q1"].offer is Offer.TAKEN
+    assert await stores.queries.progress("q1") == QueryProgress(2, 0, 0, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_closed_is_not_taken(stores: Any) -> None:
+    """Unknown, expired and cancelled queries are closed."""
+    await stores.queries.add(a_query("q1"))
+    await stores.queries.add(a_query("q2"))
+    assert await stores.queries.cancel("q2", NOW) is True
+    assert await stores.queries.cancel("q9", NOW) is False
+    taken = await stores.queries.take(NODE, ["q1", "q2", "q9"], NOW + 100)
+    assert {name: each.offer for name, each in taken.items()} == dict.fromkeys(("q1", "q2", "q9"), Offer.CLOSED)
+    assert (await stores.queries.get("q2")).cancelled_at == NOW
+    assert [query.query_id for query in await stores.queries.open_queries(NOW)] == ["q1"]
+    assert await stores.queries.take(NODE, [], NOW) == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_release_undoes_a_take(stores: Any) -> None:
+    """The query can be taken at once, and the attempt did not count; an answer is not undone."""
+    await stores.queries.add(a_query(max_attempts=1))
+    await stores.queries.take(NODE, ["q1"], NOW)
+    await stores.queries.release(NODE, ["q1", "q9"])
+    await stores.queries.release(NODE, ["q1"])
+    assert (await stores.queries.progress("q1")).offered == 0
+    assert (await stores.queries.take(NODE, ["q1"], NOW))["q1"].offer is Offer.TAKEN
+    await stores.queries.add_results([a_result()])
+    await stores.queries.release(NODE, ["q1"])
+    assert (await stores.queries.take(NODE, ["q1"], NOW))["q1"].offer is Offer.ANSWERED
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_result_counts_once(stores: Any) -> None:
+    """Repeats, results that nobody asked for, and those to unknown queries are left out."""
+    await stores.queries.add(a_query("q1"))
+    await stores.queries.add(a_query("q2"))
+    await stores.queries.take(NODE, ["q1"], NOW)
+    assert await stores.queries.add_results([a_result("q1"), a_result("q2"), a_result("q9"), a_result("q1")]) == ["q1"]
+    assert await stores.queries.add_results([a_result("q1")]) == []
+    assert await stores.queries.add_results([]) == []
+    (stored,) = await stores.queries.results("q1", "", 10)
+    assert stored.result == a_result("q1")
+    assert await stores.queries.progress("q1") == QueryProgress(1, 1, 0, 11)
+
+
+@pytest_twisted.ensureDeferred
+async def test_late_results_count(stores: Any) -> None:
+    """After the lease, the expiry and the cancelling, a node that took the query may still answer."""
+    await stores.queries.add(a_query())
+    await stores.queries.take(NODE, ["q1"], NOW)
+    await stores.queries.cancel("q1", NOW)
+    assert await stores.queries.add_results([a_result(status=1, message="no such table", received_at=NOW + 500)]) == [
+        "q1"
+    ]
+    assert (await stores.queries.progress("q1")).failed == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_results_have_a_size_limit_and_pages(stores: Any) -> None:
+    """Past the limit the answers count and their rows are dropped; results are read on from an id."""
+    await stores.queries.add(a_query(max_results_bytes=25))
+    nodes = [f"{number:020x}" for number in range(4)]
+    for node in nodes:
+        await stores.queries.take(node, ["q1"], NOW)
+        await stores.queries.add_results([a_result(node=node)])
+    first = await stores.queries.results("q1", "", 3)
+    rest = await stores.queries.results("q1", first[-1].result_id, 3)
+    assert [each.result.node_id for each in [*first, *rest]] == nodes
+    assert [each.result.rows_dropped for each in [*first, *rest]] == [False, False, True, True]
+    assert bytes(rest[0].result.rows) == b"[]"
+    assert await stores.queries.progress("q1") == QueryProgress(4, 4, 0, 22)
+    assert await stores.queries.results("q9", "", 3) == []
+
+
+# -- logs
+
+
+@pytest_twisted.ensureDeferred
+async def test_batches_come_back_in_order_and_whole(stores: Any) -> None:
+    """With their bytes as they came, and who sent them; reading goes on from an id."""
+    sent = [a_batch(f"\\u0001{number}é", tags=("a",), identity="i", received_at=NOW + number) for number in range(3)]
+    ids = [await stores.logs.append(batch) for batch in sent]
+    assert [each.batch for each in await stores.logs.read("", 10)] == sent
+    assert [each.batch_id for each in await stores.logs.read(ids[0], 1)] == [ids[1]]
+    assert await stores.logs.last_id() == ids[-1]
+    assert (await stores.logs.size()).batches == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_dead_letters_are_kept_apart(stores: Any) -> None:
+    """One append keeps good lines and bad ones; each is read in its place."""
+    dead = (DeadLine(b'"\xff"', "not an object"),)
+    batch_id = await stores.logs.append(a_batch(dead=dead))
+    assert batch_id
+    assert await stores.logs.append(a_batch(data=b"[]", count=0, dead=dead)) == ""
+    (live,) = await stores.logs.read("", 10)
+    assert live.batch.dead == ()
+    letters = await stores.logs.dead_letters("", 10)
+    assert [(each.batch.dead, each.batch.count, each.batch.data) for each in letters] == [(dead, 0, b"[]")] * 2
+    assert (await stores.logs.size()).dead_letters == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_budget_is_never_passed(stores: Any) -> None:
+    """A batch that does not fit is refused whole; what is deleted makes room for as much."""
+    batch = a_batch("x" * 2000)
+    stored = 0
+    while True:
+        try:
+            await stores.logs.append(batch)
+        except BufferFull:
+            break
+        stored += 1
+    assert stored == BUDGET // batch.size
+    size = await stores.logs.size()
+    assert (size.bytes, size.budget_bytes) == (stored * batch.size, BUDGET)
+    with pytest.raises(BufferFull):
+        await stores.logs.append(a_batch("y" * 2000, dead=(DeadLine(b"z", "r"),)))
+    assert (await stores.logs.size()).dead_letters == 0
+    assert await stores.logs.trim(NOW + 1, 1) == 1
+    await stores.logs.append(batch)
+    assert (await stores.logs.size()).bytes == stored * batch.size
+
+
+@pytest_twisted.ensureDeferred
+async def test_trimming_goes_by_age_and_keeps_the_account(stores: Any) -> None:
+    """Only what is older goes, dead letters too; an id read on from stays good."""
+    for number in range(4):
+        await stores.logs.append(a_batch(dead=(DeadLine(b"z", "r"),), received_at=NOW + number))
+    last = await stores.logs.last_id()
+    assert await stores.logs.trim(NOW + 2, 100) == 4
+    assert [each.batch.received_at for each in await stores.logs.read("", 10)] == [NOW + 2, NOW + 3]
+    assert await stores.logs.trim(NOW + 9, 100) == 4
+    assert (await stores.logs.size()).bytes == 0
+    assert await stores.logs.last_id() == last
+    assert await stores.logs.read(last, 10) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_account_mends_itself_when_the_streams_are_deleted_by_hand(server: RealValkey) -> None:
+    """An operator who deletes the streams does not leave a full buffer behind."""
+    stores = server.stores(reactor, log_budget_bytes=BUDGET)
+    await stores.ready()
+    await stores.logs.append(a_batch("x" * 8000))
+    with pytest.raises(BufferFull):
+        await stores.logs.append(a_batch("x" * 8000))
+    await stores._redis.execute("DEL", stores.logs._live)
+    assert (await stores.logs.size()).bytes == 0
+    await stores.logs.append(a_batch("x" * 8000))
+    await stores.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_empty_buffer_has_no_last_id(stores: Any) -> None:
+    """Reading from nothing begins at the oldest."""
+    assert await stores.logs.last_id() == ""
+    assert await stores.logs.read("", 10) == []
+    assert await stores.logs.dead_letters("", 10) == []
+
+
+# -- carves
+
+
+@pytest_twisted.ensureDeferred
+async def test_blocks_are_counted_once(stores: Any) -> None:
+    """The same block twice is one block."""
+    await stores.carves.add(a_session())
+    assert [await stores.carves.mark("s1", block) for block in (2, 0, 2, 1)] == [1, 2, 2, 3]
+    progress = await stores.carves.get("s1")
+    assert (progress.session, progress.received_blocks) == (a_session(), 3)
+    assert await stores.carves.get("s9") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_carve_is_completed_once(stores: Any) -> None:
+    """The first wins; a complete session is not under way any more."""
+    await stores.carves.add(a_session())
+    await stores.carves.add(a_session("s2", started_at=NOW + 1))
+    assert {each.session_id for each in await stores.carves.unfinished(NODE)} == {"s1", "s2"}
+    done = a_session(completed_at=NOW + 2, sha256="ab", file_name="f")
+    assert await stores.carves.complete(done) is True
+    assert await stores.carves.complete(a_session(completed_at=NOW + 3)) is False
+    assert (await stores.carves.get("s1")).session == done
+    assert [each.session_id for each in await stores.carves.unfinished(NODE)] == ["s2"]
+    assert [each.session.session_id for each in await stores.carves.recent(5)] == ["s2", "s1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_session_can_be_forgotten(stores: Any) -> None:
+    """Nothing of it is left; forgetting what is not there is no error."""
+    await stores.carves.add(a_session())
+    await stores.carves.forget("s1")
+    await stores.carves.forget("s1")
+    assert await stores.carves.get("s1") is None
+    assert await stores.carves.unfinished(NODE) == []
+    assert await stores.carves.recent(5) == []
+
+
+# -- signals
+
+
+@pytest_twisted.ensureDeferred
+async def test_signals_reach_every_subscriber_of_their_topic(stores: Any) -> None:
+    """With their payload, and not those of other topics; who has left hears nothing more."""
+    heard: list[tuple[str, str]] = []
+    leave = stores.signals.subscribe("a", lambda payload: heard.append(("one", payload)))
+    leave_two = stores.signals.subscribe("a", lambda payload: heard.append(("two", payload)))
+    await soon()
+    await stores.signals.publish("a", "x")
+    await stores.signals.publish("b", "y")
+    await soon()
+    assert sorted(heard) == [("one", "x"), ("two", "x")]
+    leave()
+    leave()
+    await stores.signals.publish("a", "z")
+    await soon()
+    assert heard[2:] == [("two", "z")]
+    leave_two()
+
+
+@pytest_twisted.ensureDeferred
+async def test_stores_signal_what_they_store(stores: Any) -> None:
+    """A result wakes with its query's id, a batch wakes the topic of logs."""
+    heard: list[str] = []
+    leaving = [stores.signals.subscribe(topic, heard.append) for topic in ("results", "logs")]
+    await soon()
+    await stores.queries.add(a_query())
+    await stores.queries.take(NODE, ["q1"], NOW)
+    await stores.queries.add_results([a_result()])
+    await stores.logs.append(a_batch())
+    await soon()
+    assert sorted(heard) == ["", "q1"]
+    for leave in leaving:
+        leave()
