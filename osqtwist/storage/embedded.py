@@ -99,8 +99,13 @@ class EmbeddedValkey:
         if self._pid:
             self._log.warn("a Valkey was left running (process {pid}); it is stopped first", pid=self._pid)
             await self._terminate()
+        self._is_stopping = False
         self._spawn()
-        await self._wait_for_answer()
+        try:
+            await self._wait_for_answer()
+        except BaseException:
+            await self.stop()
+            raise
         self.on_event("started")
 
     async def stop(self) -> None:

@@ -26,10 +26,18 @@ class RedisStores:
 
     Nothing connects before :meth:`ready` is called.
 
+    :param ready_within: seconds that :meth:`ready` waits for a connection.
     :param prefix: begins every key and channel, so that several servers can share one Redis.
     """
 
-    def __init__(self, reactor: Any, place: RedisPlace, prefix: str = "osqtwist:", log_budget_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        place: RedisPlace,
+        prefix: str = "osqtwist:",
+        log_budget_bytes: int = 0,
+        ready_within: float = READY_WITHIN,
+    ) -> None:
         where = _Where(reactor, place)
         self._redis = RedisConnection(reactor, where, place.login)
         self.signals = RedisSignals(reactor, self._redis, prefix)
@@ -40,6 +48,7 @@ class RedisStores:
         self.logs = RedisLogBuffer(self._redis, prefix, self.signals.channel("logs"), log_budget_bytes)
         self.carves = RedisCarveStore(self._redis, prefix)
         self._is_open = False
+        self._ready_within = ready_within
 
     async def ready(self) -> None:
         """See :class:`osqtwist.interfaces.IStores`."""
@@ -47,8 +56,8 @@ class RedisStores:
             self._is_open = True
             self._redis.open()
             self.signals.listen(self._listener)
-        await self._redis.connected(READY_WITHIN)
-        await self._listener.connected(READY_WITHIN)
+        await self._redis.connected(self._ready_within)
+        await self._listener.connected(self._ready_within)
 
     async def ping(self) -> None:
         """See :class:`osqtwist.interfaces.IStores`."""

@@ -1,0 +1,155 @@
+"""Distributed queries against a plain model: whatever happens in whatever order, the store says what the model says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_twisted
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.threads import blockingCallFromThread, deferToThread
+
+from osqtwist.query import DistributedQuery, Offer, QueryResult
+from osqtwist.storage.memory import MemoryStores
+from osqtwist.targeting import Target
+from tests.harness import result_of
+from tests.stores import valkey
+
+NODES = ["a" * 20, "b" * 20]
+NAMES = ["q1", "q2", "q3"]
+LEASE, ATTEMPTS, LIFE = 10.0, 2, 60.0
+
+
+class QueryModel(RuleBasedStateMachine):
+    """The model: for each query and node the end of its lease, its attempts, and whether it answered."""
+
+    store: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 2_000_000_000.0
+        self.queries: dict[str, DistributedQuery] = {}
+        self.cancelled: set[str] = set()
+        self.state: dict[tuple[str, str], tuple[float, int, bool]] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        self.store = MemoryStores(Clock()).queries
+
+    def call(self, coroutine: Any) -> Any:
+        return result_of(Deferred.fromCoroutine(coroutine))
+
+    def expected(self, name: str, node: str) -> Offer:
+        query = self.queries.get(name)
+        if query is None or name in self.cancelled or self.now >= query.expires_at:
+            return Offer.CLOSED
+        ends, attempts, answered = self.state.get((name, node), (0.0, 0, False))
+        if answered:
+            return Offer.ANSWERED
+        if ends > self.now:
+            return Offer.LEASED
+        return Offer.EXHAUSTED if attempts >= ATTEMPTS else Offer.TAKEN
+
+    @rule(name=st.sampled_from(NAMES))
+    def add(self, name: str) -> None:
+        if name in self.queries:
+            return
+        self.queries[name] = DistributedQuery(
+            query_id=name,
+            sql="select 1",
+            target=Target(),
+            created_at=self.now,
+            expires_at=self.now + LIFE,
+            lease=LEASE,
+            max_attempts=ATTEMPTS,
+        )
+        self.call(self.store.add(self.queries[name]))
+
+    @rule(seconds=st.sampled_from([0.5, 4.0, 11.0, 40.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(name=st.sampled_from(NAMES))
+    def cancel(self, name: str) -> None:
+        assert self.call(self.store.cancel(name, self.now)) is (name in self.queries)
+        if name in self.queries:
+            self.cancelled.add(name)
+
+    @rule(node=st.sampled_from(NODES), names=st.lists(st.sampled_from(NAMES), unique=True))
+    def take(self, node: str, names: list[str]) -> None:
+        expected = {name: self.expected(name, node) for name in names}
+        taken = self.call(self.store.take(node, names, self.now))
+        assert {name: each.offer for name, each in taken.items()} == expected
+        for name, offer in expected.items():
+            if offer is Offer.TAKEN:
+                _, attempts, _ = self.state.get((name, node), (0.0, 0, False))
+                self.state[name, node] = (self.now + LEASE, attempts + 1, False)
+
+    @rule(node=st.sampled_from(NODES), name=st.sampled_from(NAMES))
+    def release(self, node: str, name: str) -> None:
+        self.call(self.store.release(node, [name]))
+        ends, attempts, answered = self.state.get((name, node), (0.0, 0, False))
+        if ends and not answered:
+            self.state[name, node] = (0.0, attempts - 1, False)
+
+    @rule(node=st.sampled_from(NODES), names=st.lists(st.sampled_from(NAMES)))
+    def answer(self, node: str, names: list[str]) -> None:
+        results = [
+            QueryResult(query_id=name, node_id=node, node_name="n", received_at=self.now, rows=msgspec.Raw(b"[1]"))
+            for name in names
+        ]
+        expected = []
+        for name in names:
+            ends, attempts, answered = self.state.get((name, node), (0.0, 0, False))
+            if attempts and not answered:
+                self.state[name, node] = (ends, attempts, True)
+                expected.append(name)
+        assert self.call(self.store.add_results(results)) == expected
+
+    @invariant()
+    def progress_agrees(self) -> None:
+        for name in self.queries:
+            progress = self.call(self.store.progress(name))
+            mine = [state for (query, _), state in self.state.items() if query == name]
+            assert progress.offered == sum(attempts > 0 for _, attempts, _ in mine)
+            assert progress.answered == sum(answered for _, _, answered in mine)
+            assert len(self.call(self.store.results(name, "", 10))) == progress.answered
+
+
+@pytest.mark.timeout(60)
+def test_memory_keeps_to_the_model() -> None:
+    """The in-memory store."""
+    run_state_machine_as_test(QueryModel, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))
+
+
+@pytest.mark.slow
+@pytest_twisted.ensureDeferred
+async def test_valkey_keeps_to_the_model() -> None:
+    """Valkey, with the same model, driven from a thread."""
+    with valkey() as server:
+
+        class OnValkey(QueryModel):
+            def begin(self) -> None:
+                self.stores = server.stores(reactor)
+                self.call(self.stores.ready())
+                self.store = self.stores.queries
+
+            def call(self, coroutine: Any) -> Any:
+                return blockingCallFromThread(reactor, Deferred.fromCoroutine, coroutine)
+
+            def teardown(self) -> None:
+                self.call(self.stores.close())
+
+        await deferToThread(
+            run_state_machine_as_test,
+            OnValkey,
+            settings=settings(
+                max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            ),
+        )

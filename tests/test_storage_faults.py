@@ -1,0 +1,263 @@
+"""What happens when a real Valkey stops, dies, fills up, and comes back."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import deferLater
+
+from osqtwist.interfaces import StoreFull, StoreUnavailable
+from osqtwist.node import Revocation
+from osqtwist.storage.embedded import EmbeddedStoreFailed, EmbeddedValkey
+from osqtwist.storage.redis import RedisStores
+from osqtwist.storage.redis_connection import Login
+from osqtwist.storage.redis_url import RedisPlace
+from tests.stores import RealValkey, valkey
+from tests.test_storage import NODE, NOW, a_batch, a_node, a_query, a_result
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def server() -> Iterator[RealValkey]:
+    with valkey() as running:
+        yield running
+
+
+async def pause(seconds: float = 0.05) -> None:
+    await deferLater(reactor, seconds)  # type: ignore[arg-type]
+
+
+async def until_it_answers(stores: Any, seconds: float = 8.0) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            await stores.ping()
+        except StoreUnavailable:
+            assert time.monotonic() < deadline, "the store did not come back"
+            await pause()
+        else:
+            return
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stopped_server_fails_calls_in_time_and_comes_back(server: RealValkey) -> None:
+    """A server that hangs costs the deadline, then nothing: calls fail at once until it answers again."""
+    stores = server.stores(reactor)
+    stores._redis.deadline = 0.5
+    await stores.ready()
+    server.signal(signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await stores.nodes.get(NODE)
+    assert time.monotonic() - began < 2.0
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await stores.nodes.get(NODE)
+    assert time.monotonic() - began < 0.7
+    server.signal(signal.SIGCONT)
+    await until_it_answers(stores)
+    await stores.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_acknowledged_survives_kill_9(server: RealValkey) -> None:
+    """After kill -9 and a restart on the same append-only file everything stored is there, scripts work again."""
+    stores = server.stores(reactor)
+    await stores.ready()
+    await stores.queries.add(a_query())
+    await stores.queries.take(NODE, ["q1"], NOW)
+    await stores.queries.add_results([a_result()])
+    ids = [await stores.logs.append(a_batch(str(number))) for number in range(20)]
+    # appendfsync everysec: what kill -9 of the process can lose is nothing, the kernel has it.
+    server.kill()
+    with pytest.raises(StoreUnavailable):
+        await stores.nodes.record(a_node())
+    server.start()
+    await until_it_answers(stores)
+    assert [each.batch_id for each in await stores.logs.read("", 100)] == ids
+    assert (await stores.queries.progress("q1")).answered == 1
+    await stores.nodes.record(a_node())
+    assert await stores.logs.append(a_batch())
+    await stores.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_comes_back_empty_is_used(server: RealValkey) -> None:
+    """Nothing hangs on what was there."""
+    stores = server.stores(reactor)
+    await stores.ready()
+    await stores.logs.append(a_batch())
+    server.kill()
+    server.empty()
+    server.start()
+    await until_it_answers(stores)
+    assert await stores.logs.read("", 10) == []
+    assert await stores.logs.append(a_batch())
+    assert (await stores.logs.size()).batches == 1
+    await stores.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_is_away_fails_every_call_at_once(server: RealValkey) -> None:
+    """No call hangs and none is queued, however many there are."""
+    stores = server.stores(reactor)
+    await stores.ready()
+    server.kill()
+    await pause(0.2)
+    began = time.monotonic()
+    for _ in range(1000):
+        with pytest.raises(StoreUnavailable):
+            await stores.nodes.get(NODE)
+    assert time.monotonic() - began < 1.0
+    await stores.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_was_never_there() -> None:
+    """ready() fails in time with a sentence."""
+    place = RedisPlace("unix", (), "/nonexistent/valkey.sock", Login())
+    stores = RedisStores(reactor, place, ready_within=0.2)
+    with pytest.raises(StoreUnavailable, match="does not answer"):
+        await stores.ready()
+    await stores.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_full_server_is_full_and_not_away(server: RealValkey) -> None:
+    """Out of memory under noeviction: nothing is stored, and what is there is still read."""
+    stores = server.stores(reactor)
+    await stores.ready()
+    await stores.logs.append(a_batch())
+    await stores._redis.execute("CONFIG", "SET", "maxmemory", "1")
+    for call in (stores.logs.append(a_batch()), stores.nodes.record(a_node()), stores.queries.add(a_query())):
+        with pytest.raises(StoreFull):
+            await call
+    assert len(await stores.logs.read("", 10)) == 1
+    await stores._redis.execute("CONFIG", "SET", "maxmemory", "0")
+    await stores.logs.append(a_batch())
+    await stores.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_replica_is_full_and_not_away() -> None:
+    """A server that became read-only takes nothing new."""
+    with valkey("--replicaof", "127.0.0.1", "1") as server:
+        stores = server.stores(reactor)
+        await stores.ready()
+        with pytest.raises(StoreFull):
+            await stores.nodes.revoke(Revocation("a", 1.0))
+        await stores.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_subscribers_look_again_after_a_lost_connection(server: RealValkey) -> None:
+    """An empty payload stands for every signal that may have been missed."""
+    stores = server.stores(reactor)
+    await stores.ready()
+    heard: list[str] = []
+    leave = stores.signals.subscribe("queries", heard.append)
+    await pause()
+    server.kill()
+    server.start()
+    deadline = time.monotonic() + 8
+    while not heard and time.monotonic() < deadline:
+        await pause()
+    assert heard == [""]
+    await until_it_answers(stores)
+    await pause(0.2)
+    await stores.signals.publish("queries", "q1")
+    await pause(0.2)
+    assert heard == ["", "q1"]
+    leave()
+    await stores.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_replies_stay_in_order_when_callers_go_away(server: RealValkey) -> None:
+    """A cancelled call leaves its reply to nobody else."""
+    stores = server.stores(reactor)
+    await stores.ready()
+    for number in range(50):
+        await stores.nodes.record(a_node(number))
+    calls = [Deferred.fromCoroutine(stores.nodes.get(f"{number:020x}")) for number in range(50)]
+    for call in calls[::3]:
+        call.addErrback(lambda failure: None)
+        call.cancel()
+    outcomes = await DeferredList(calls)
+    for number, (_, node) in enumerate(outcomes):
+        assert node is None if number % 3 == 0 else node.name == f"node-{number}"
+    await stores.close()
+
+
+# -- the private Valkey
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_private_valkey_keeps_its_data_over_a_restart(tmp_path: Path) -> None:
+    """start() fires when it answers; stop() ends it cleanly; what was stored is there at the next start."""
+    events: list[str] = []
+    for expected in (0, 1):
+        embedded = EmbeddedValkey(reactor, tmp_path, events.append)
+        await embedded.start()
+        stores = RedisStores(reactor, embedded.place)
+        await stores.ready()
+        assert (await stores.logs.size()).batches == expected
+        await stores.logs.append(a_batch())
+        await stores.close()
+        await embedded.stop()
+    assert events == ["started", "stopped"] * 2
+    assert (tmp_path / "valkey.sock").exists() is False
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_private_valkey_that_dies_is_started_again(tmp_path: Path) -> None:
+    """kill -9: it comes back by itself with its data."""
+    events: list[str] = []
+    embedded = EmbeddedValkey(reactor, tmp_path, events.append)
+    await embedded.start()
+    stores = RedisStores(reactor, embedded.place)
+    await stores.ready()
+    await stores.logs.append(a_batch())
+    embedded._signal(signal.SIGKILL)
+    await pause(0.3)
+    await until_it_answers(stores)
+    assert len(await stores.logs.read("", 10)) == 1
+    assert events == ["started", "died"]
+    await stores.close()
+    await embedded.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_valkey_left_over_is_stopped_first(tmp_path: Path) -> None:
+    """After kill -9 of the server its Valkey runs on; the next server does not start a second one beside it."""
+    left = EmbeddedValkey(reactor, tmp_path)
+    await left.start()
+    left._is_stopping = True  # As if nobody watched it any more.
+    embedded = EmbeddedValkey(reactor, tmp_path)
+    await embedded.start()
+    assert left._ended is not None and left._ended.called
+    await embedded.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_private_valkey_that_cannot_start_says_why(tmp_path: Path) -> None:
+    """No program, a program that is none, and a path too long: a sentence each."""
+
+    def missing() -> str:
+        raise EmbeddedStoreFailed("there is no Valkey to start")
+
+    with pytest.raises(EmbeddedStoreFailed, match="no Valkey"):
+        await EmbeddedValkey(reactor, tmp_path, binary=missing).start()
+    with pytest.raises(EmbeddedStoreFailed, match="does not start"):
+        await EmbeddedValkey(reactor, tmp_path, binary=lambda: "/bin/false").start()
+    with pytest.raises(EmbeddedStoreFailed, match="longer than"):
+        await EmbeddedValkey(reactor, tmp_path / ("x" * 100)).start()
