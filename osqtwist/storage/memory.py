@@ -179,6 +179,8 @@ class MemoryQueryStore:
             if kept and asked and not asked.is_answered and asked.lease_ends_at:
                 asked.lease_ends_at = 0.0
                 asked.attempts -= 1
+                if not asked.attempts:
+                    del kept.asked[node_id]
 
     async def add_results(self, results: Sequence[QueryResult]) -> list[str]:
         """See :class:`osqtwist.interfaces.IQueryStore`."""
