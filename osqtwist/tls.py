@@ -123,9 +123,6 @@ def load(files: TLSFiles, now: float) -> LoadedTLS:
             raise UnusableCredential("OpenSSL has no certificate store")
         for authority in authorities:
             store.add_cert(crypto.X509.from_cryptography(authority))
-        context.set_client_ca_list(
-            [crypto.X509.from_cryptography(authority).get_subject() for authority in authorities]
-        )
         tolerated: frozenset[int] = frozenset()
         if files.client_crl:
             lists = _revocation_lists(files.client_crl)
