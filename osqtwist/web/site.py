@@ -30,7 +30,8 @@ class Deadlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Seconds that each phase of a connection may last.
 
     ``handshake``, ``headers`` and ``body`` count from the moment of acceptance, ``answer`` from the end of the
-    answer's writing on our side, ``idle`` from the end of one request on a kept connection to the next.
+    answer's writing on our side, ``idle`` from the end of one request on a kept connection to the next, ``linger``
+    from a refusal that came before the whole request was read.
     """
 
     handshake: float = 8.0
@@ -38,9 +39,9 @@ class Deadlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body: float = 16.0
     answer: float = 10.0
     idle: float = 5.0
+    linger: float = 2.0
 
 
-_LINGER = 2.0
 _MAX_HEADERS = 64
 _MAX_HEADER_BYTES = 16384
 
@@ -146,7 +147,7 @@ class NodeChannel(HTTPChannel):
         self.persistent = False
         self.transport.writeSequence([head.encode("ascii"), body])
         self.site.metrics.refused.labels(reason="http").inc()
-        self._expect("linger", _LINGER)
+        self._expect("linger", self.site.deadlines.linger)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted answers malformed HTTP with an empty 400, which osquery would take for success.
