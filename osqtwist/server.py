@@ -9,7 +9,7 @@ store.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import attrs
 from twisted.application.service import IService, Service
@@ -51,6 +51,7 @@ class Server(Service):
     :ivar listen_admin: opens the operators' socket.
     :ivar on_ready: called once nodes are served.
     :ivar on_failure: called with a sentence when the start fails; the process should end.
+    :ivar lock: what keeps other servers out of the state folder; closed at the very end.
     """
 
     reactor: Any
@@ -63,7 +64,8 @@ class Server(Service):
     listen_admin: Callable[[], Awaitable[IListeningPort]]
     on_ready: Callable[[], None]
     on_failure: Callable[[str], None]
-    expected_failures: tuple[type[Exception], ...] = (StartFailed,)
+    expected_failures: tuple[type[Exception], ...]
+    lock: IO[str]
     _listening: list[IListeningPort] = attrs.field(factory=list, init=False)
     _running: list[IService] = attrs.field(factory=list, init=False)
     _starting: Deferred[None] | None = attrs.field(default=None, init=False)
@@ -117,6 +119,7 @@ class Server(Service):
         await self.stores.close()
         if self.embedded:
             await self.embedded.stop()
+        self.lock.close()
 
     async def _drain(self) -> None:
         waited = 0.0

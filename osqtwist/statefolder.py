@@ -7,10 +7,12 @@ never made twice.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import attrs
 
@@ -20,6 +22,7 @@ SIGNING_KEYS = "signing-keys"
 ENROLL_SECRET = "enroll-secret"  # noqa: S105 - a file name
 CARVES = "carves"
 STORE = "store"
+LOCK = "lock"
 
 
 class UnusableState(Exception):
@@ -63,6 +66,27 @@ class StateFolder:
                 raise UnusableState(f"--state {folder}: {problem.strerror}") from None
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise UnusableState(f"--state {self.path}: this user may not write there")
+
+    def lock(self) -> IO[str]:
+        """
+        Keep other servers out for as long as the file that this answers with is open, over a fork too.
+
+        Two servers with one folder would fight over its store and its socket.
+
+        :raise UnusableState: another server has the folder.
+        """
+        path = self.path / LOCK
+        try:
+            file = path.open("a+", encoding="ascii")
+            self.owner.take([path])
+        except OSError as problem:
+            raise UnusableState(f"{path}: {problem.strerror}") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise UnusableState(f"--state {self.path} is in use by another osqtwist") from None
+        return file
 
     def signing_keys(self) -> tuple[SigningKey, ...]:
         """

@@ -8,6 +8,7 @@ terminal and exit status 1.
 from __future__ import annotations
 
 import atexit
+import encodings.idna
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -63,9 +64,12 @@ from osqtwist.web import routes
 from osqtwist.web.admin import AdminAPI
 from osqtwist.web.exchange import Exchange
 from osqtwist.web.nodes import NodeAPI
-from osqtwist.web.site import BodyLimits, NodeSite
+from osqtwist.web.site import BodyLimits, NodeSite, PlainRequest
 
 _log = Logger()
+
+# werkzeug asks for this codec at the first request; by then twistd may have given up the right to read it.
+_PRELOADED = encodings.idna
 
 SAMPLE_CONFIG = Path(__file__).parent / "sample_config"
 DEVELOPMENT_CERTS = Path("certs")
@@ -163,6 +167,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> Ser
     """
     state = StateFolder(Path(settings.state).absolute(), owner)
     state.prepare()
+    lock = state.lock()
     settings, secret_path, development = _with_credentials(settings, state)
     metrics = Metrics()
     tls = ReloadingServerTLS(_tls_files(settings), lambda ok, loaded: _count_reload(metrics, ok, loaded))
@@ -227,6 +232,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> Ser
         on_ready=lambda: _announce(settings, ports, development, secret_path, flags()),
         on_failure=lambda sentence: _fail(reactor, sentence),
         expected_failures=(StartFailed, StoreUnavailable, EmbeddedStoreFailed),
+        lock=lock,
     )
 
 
@@ -375,7 +381,7 @@ def _read_secrets(path: Path) -> Any:
 
 
 async def _listen_admin(reactor: Any, path: Path, admin: AdminAPI) -> IListeningPort:
-    site = Site(admin.app().resource(), parsePOSTFormSubmission=False, reactor=reactor)
+    site = Site(admin.app().resource(), requestFactory=PlainRequest, parsePOSTFormSubmission=False, reactor=reactor)
     site.displayTracebacks = False
     try:
         endpoint = UNIXServerEndpoint(reactor, str(path), mode=0o600, wantPID=True)

@@ -172,7 +172,15 @@ class NodeChannel(HTTPChannel):
         self.transport.abortConnection()
 
 
-class BoundedRequest(Request):
+class PlainRequest(Request):
+    """A request that needs no Host header: Klein asks for the host's name, and nothing here depends on it."""
+
+    def getRequestHostname(self) -> bytes:
+        """The same for all."""
+        return b"osqtwist"
+
+
+class BoundedRequest(PlainRequest):
     """A request whose body has a limit, known from its path, and is kept in memory up to it."""
 
     content: Any
