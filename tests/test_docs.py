@@ -1,0 +1,153 @@
+"""What the documents say is there, and what is there is said."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from osqtwist.cli.main import main
+from osqtwist.metrics import Metrics
+from osqtwist.settings import HELP, default_of
+from osqtwist.tap import Options
+from osqtwist.web import admin
+from osqtwist.web.routes import paths_by_route
+
+ROOT = Path(__file__).parent.parent
+DOCS = {path.name: path.read_text("utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]}
+EVERYTHING = "\n".join(DOCS.values())
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of every table."""
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_every_option_is_in_the_reference(name: str) -> None:
+    """With its default and its meaning."""
+    option = f"`--{name.replace('_', '-')}`"
+    (row,) = [row for row in cells(DOCS["options.md"]) if row[0] == option]
+    assert row[3] == HELP[name][1]
+    if default_of(name) and name != "port":
+        assert row[1] == f"`{default_of(name)}`"
+
+
+def test_no_document_names_an_option_that_is_not_there() -> None:
+    """Of twistd osqtwist or of the command."""
+    known = {f"--{name.replace('_', '-')}" for name in HELP} | {"--settings"}
+    for command in main.commands.values():
+        for each in [command, *getattr(command, "commands", {}).values()]:
+            known |= {opt for parameter in each.params for opt in parameter.opts}
+    known |= {opt for parameter in main.params for opt in parameter.opts}
+    # twistd's, osquery's, and other programs' own.
+    known |= {"--nodaemon", "--pidfile", "--logfile", "--uid", "--gid", "--unix-socket", "--help"}
+    known |= {"--flagfile", "--ephemeral", "--database_path", "--tls_hostname", "--tls_client_cert", "--tls_client_key"}
+    known |= {"--disable_enrollment", "--tls_enroll_override", "--enroll_secret_path", "--quick", "--editable"}
+    named = set(re.findall(r"(?<![-\w])--[a-z][a-z_-]*[a-z]", EVERYTHING))
+    assert named - known == set()
+
+
+def test_options_are_what_twistd_parses() -> None:
+    """Every setting is an option of the plug-in."""
+    parsed = set(Options().longOpt)
+    for name in HELP:
+        assert f"{name.replace('_', '-')}=" in parsed
+
+
+@pytest.mark.parametrize("route", paths_by_route())
+def test_every_path_is_in_the_wire_notes(route: str) -> None:
+    """The table of routes has each of its paths, and no other."""
+    own, *aliases = paths_by_route()[route]
+    (row,) = [row for row in cells(DOCS["wire.md"]) if row[0] == route]
+    assert row[1] == f"`{own}`"
+    assert re.findall(r"`([^`]+)`", row[2]) == aliases
+
+
+def test_every_metric_is_in_the_manual() -> None:
+    """With its labels, and no metric that is not there."""
+    rows = {row[0]: row for row in cells(DOCS["operating.md"]) if row[0].startswith("`osqtwist_")}
+    expected = {}
+    for collector in Metrics().registry._collector_to_names:
+        suffix = "_total" if collector._type == "counter" else ""  # type: ignore[attr-defined]
+        expected[f"`{collector._name}{suffix}`"] = ", ".join(collector._labelnames)  # type: ignore[attr-defined]
+    assert {name: row[1] for name, row in rows.items()} == expected
+    named = set(re.findall(r"`(osqtwist_[a-z_]+)`", EVERYTHING))
+    assert {f"`{name}`" for name in named} == set(expected)
+
+
+def test_every_admin_route_is_in_the_manual() -> None:
+    """The list of the module, the table of the manual and the application agree."""
+    listed = re.findall(r"^(GET|POST) +(\S+) ", admin.__doc__ or "", re.M)
+    table = [(row[0], row[1].strip("`")) for row in cells(DOCS["api.md"]) if row[0] in ("GET", "POST")]
+    assert table == listed
+    app = admin.AdminAPI(None, Metrics(), str).app()  # type: ignore[arg-type]
+    served = {
+        (method, re.sub(r"<(?:path:)?(\w+?)(?:_id)?>", lambda found: found[1].upper(), rule.rule))
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) & {"GET", "POST"}
+    }
+    assert served == {(method, path.replace("NODE", "NAME")) for method, path in listed}
+
+
+def test_every_command_is_in_the_readme() -> None:
+    """Each group with its sub-commands."""
+    for name, command in main.commands.items():
+        subcommands = getattr(command, "commands", {})
+        text = f"`osqtwist {name}"
+        (row,) = [row for row in cells(DOCS["README.md"]) if row[0].startswith(text)]
+        said = row[0].strip("`").removeprefix(f"osqtwist {name}").strip()
+        assert set(said.replace("\\", "").split("|")) - {""} == set(subcommands)
+
+
+def test_every_test_that_is_cited_exists() -> None:
+    """The proofs of the conformance table."""
+    cited = re.findall(r"`(test_\w+\.py)::(test_\w+)`", DOCS["conformance.md"])
+    assert len(cited) > 40
+    for file, name in cited:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text("utf-8"), f"{file}::{name}"
+
+
+def test_every_link_leads_somewhere() -> None:
+    """Files, and headings in them."""
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]*)(?:#[^)]*)?\)", path.read_text("utf-8")):
+            if target and not target.startswith("http"):
+                assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_every_module_named_in_the_tour_exists() -> None:
+    """The README's tour of the source."""
+    # That one is osquery's.
+    for name in set(re.findall(r"`(test_\w+\.py|tests/\w+\.py|bench/)`", EVERYTHING)) - {"test_http_server.py"}:
+        assert (ROOT / name).exists() or (ROOT / "tests" / name).exists(), name
+
+
+def test_examples_of_the_settings_file_are_settings(tmp_path: Path) -> None:
+    """The TOML in the documents is read as settings."""
+    from osqtwist.settings import gather
+
+    examples = re.findall(r"```toml\n(.*?)```", EVERYTHING, re.S)
+    assert examples
+    for number, text in enumerate(examples):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(text)
+        gather({}, {}, str(file))
+
+
+@pytest.mark.slow
+def test_help_explains_every_option() -> None:
+    """twistd osqtwist --help."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "twistd"), "osqtwist", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    for name in HELP:
+        assert f"--{name.replace('_', '-')}" in done.stdout
