@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import attrs
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtensionOID, NameOID
@@ -39,6 +40,10 @@ _ATTRIBUTES = {
     "emailAddress": NameOID.EMAIL_ADDRESS,
 }
 _SOURCES = ("san.dns", "san.uri", "serial", *(f"subject.{name}" for name in _ATTRIBUTES))
+
+# What cryptography raises, and only when a part is asked for: text that is not in its own encoding, extensions twice
+# or of a kind that it does not know, keys likewise.
+_UNREADABLE = (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm)
 
 
 class UnidentifiedCertificate(Exception):
@@ -114,8 +119,17 @@ def identify(
     """
     The identity of a certificate: the first rule that covers its issuer and finds a value decides.
 
-    :raise UnidentifiedCertificate: no rule finds one, or what it finds is ambiguous or unfit.
+    :raise UnidentifiedCertificate: no rule finds one, or what it finds is ambiguous or unfit, or cannot be read.
     """
+    try:
+        return _identify(certificate, rules, tag_rules)
+    except _UNREADABLE:
+        raise UnidentifiedCertificate("the certificate cannot be read") from None
+
+
+def _identify(
+    certificate: x509.Certificate, rules: Sequence[IdentityRule], tag_rules: Sequence[TagRule]
+) -> CertificateIdentity:
     reason = "no identity rule covers its issuer"
     for rule in rules:
         if not rule.covers(certificate):
@@ -153,8 +167,6 @@ def values_of(certificate: x509.Certificate, source: str) -> list[str]:
         names = certificate.extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME).value
     except x509.ExtensionNotFound:
         return []
-    except ValueError:
-        raise UnidentifiedCertificate("its extensions cannot be read") from None
     if not isinstance(names, x509.SubjectAlternativeName):
         return []
     if source == "san.dns":

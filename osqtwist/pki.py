@@ -177,7 +177,11 @@ class Authority:
         return builder.sign(self.credential.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def _authority_key_identifier(self) -> x509.AuthorityKeyIdentifier:
-        identifier = self.credential.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        certificate = self.credential.certificate
+        try:
+            identifier = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        except x509.ExtensionNotFound:
+            return x509.AuthorityKeyIdentifier.from_issuer_public_key(self.credential.key.public_key())
         return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
@@ -217,7 +221,7 @@ def development_pki(folder: Path) -> DevelopmentPKI:
     if present:
         missing = next(path for path in pki.files if path not in present)
         raise UnusablePKI(
-            f"{folder} holds {present[0].name} but not {missing.name}: remove both, or give --cert and --key"
+            f"{folder} holds {present[0].name} but not {missing.name}: remove the rest too, or give --cert and --key"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

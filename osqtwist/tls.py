@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtensionOID
 from OpenSSL import SSL, crypto
@@ -98,7 +99,7 @@ def load(files: TLSFiles, now: float) -> LoadedTLS:
     chain = _certificates("--cert", files.cert)
     leaf = chain[0]
     key = _private_key(files.key)
-    if key.public_key() != leaf.public_key():
+    if key.public_key() != _public_key(files.cert, leaf):
         raise UnusableCredential(f"--key {files.key} is not the key of --cert {files.cert}")
     not_after = leaf.not_valid_after_utc.timestamp()
     if not_after <= now:
@@ -111,10 +112,15 @@ def load(files: TLSFiles, now: float) -> LoadedTLS:
     if not_after - now < WARN_BEFORE_EXPIRY:
         warnings.append(f"--cert {files.cert} expires on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
     context = _new_context()
-    context.use_certificate(leaf)
-    for issuer in chain[1:]:
-        context.add_extra_chain_cert(issuer)
-    context.use_privatekey(key)
+    try:
+        context.use_certificate(leaf)
+        for issuer in chain[1:]:
+            context.add_extra_chain_cert(issuer)
+        context.use_privatekey(key)
+    except (SSL.Error, ValueError, TypeError) as problem:
+        # Such as a key too short for OpenSSL's security level.
+        reason = problem.args[0][-1][-1] if isinstance(problem, SSL.Error) and any(problem.args) else problem
+        raise UnusableCredential(f"--cert {files.cert} is refused by OpenSSL: {reason}") from None
     next_update = float("inf")
     if files.client_auth != "none" and files.client_ca:
         authorities = _authorities(files.client_ca)
@@ -213,8 +219,17 @@ def _private_key(path: Path) -> Any:
         return serialization.load_pem_private_key(_read("--key", path), None)
     except TypeError:
         raise UnusableCredential(f"--key {path} is encrypted; the server needs one that is not") from None
+    except UnsupportedAlgorithm as problem:
+        raise UnusableCredential(f"--key {path} is of a kind that is not supported: {problem}") from None
     except ValueError:
         raise UnusableCredential(f"--key {path} holds no private key in PEM") from None
+
+
+def _public_key(path: Path, certificate: x509.Certificate) -> Any:
+    try:
+        return certificate.public_key()
+    except (UnsupportedAlgorithm, ValueError) as problem:
+        raise UnusableCredential(f"--cert {path} has a key that cannot be used: {problem}") from None
 
 
 def _authorities(path: Path) -> list[x509.Certificate]:

@@ -15,11 +15,16 @@ import attrs
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import Request
+from twisted.web.server import NOT_DONE_YET, Request
 
 from osqtwist.metrics import Metrics
 from osqtwist.tls import ReloadingServerTLS, TLSFiles
@@ -30,12 +35,16 @@ QUICK = Deadlines(handshake=0.3, headers=0.4, body=0.5, answer=0.4, idle=0.3, li
 
 
 class Echo(Resource):
-    """Answers with the body, or with very much."""
+    """Answers with the body; with very much; or late."""
 
     isLeaf = True
 
-    def render(self, request: Request) -> bytes:
+    def render(self, request: Request) -> Any:
         content: Any = request.content
+        if request.path == b"/late":
+            reactor.callLater(0.6, request.finish)  # type: ignore[attr-defined]
+            request.write(b"late")
+            return NOT_DONE_YET
         return b"x" * 30_000_000 if request.path == b"/much" else content.read() or b"nothing"
 
 
@@ -156,6 +165,43 @@ async def test_kept_connections_carry_more_requests(serve: Callable[..., Served]
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_node_may_end_a_kept_connection(serve: Callable[..., Served]) -> None:
+    """Connection: close, or a version that knows no other way, is heeded."""
+    server = serve(keeps=True)
+    answer = await server.call(ask(post(b"hello", "/", "Connection: close")))
+    assert b"\r\nConnection: close\r\n" in answer and answer.endswith(b"hello")
+    assert (await server.call(ask(b"GET / HTTP/1.0\r\n\r\n"))).endswith(b"nothing")
+    assert server.count("osqtwist_connection_deadlines_total", phase="answer") == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_requests_at_once_on_a_kept_connection_are_answered_in_order(serve: Callable[..., Served]) -> None:
+    """The deadline for the next request does not run while that request is being handled, however long it takes."""
+    server = serve(keeps=True)
+    answer = await server.call(ask(post(b"one") + post(b"", "/late") + post(b"three")))
+    assert answer.count(b"HTTP/1.1 200 OK\r\n") == 3
+    assert answer.index(b"one") < answer.index(b"late") < answer.index(b"three")
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_follows_the_one_request_is_not_looked_at(serve: Callable[..., Served]) -> None:
+    """Without the setting a second request on the connection is not handled."""
+    server = serve()
+    answer = await server.call(ask(post(b"one") + post(b"two")))
+    assert answer.count(b"HTTP/1.1 ") == 1 and answer.endswith(b"one")
+
+
+@pytest_twisted.ensureDeferred
+async def test_rubbish_on_a_kept_connection_is_refused_after_the_answer(serve: Callable[..., Served]) -> None:
+    """The good request before it has its answer."""
+    server = serve(keeps=True)
+    answer = await server.call(ask(post(b"one") + b"rubbish\r\n\r\n" + post(b"three")))
+    first, _, second = answer.partition(b"HTTP/1.1 400 ")
+    assert first.endswith(b"one")
+    assert error_of(b"HTTP/1.1 400 " + second, 400)
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_close_without_close_notify_is_no_error(serve: Callable[..., Served]) -> None:
     """osqueryd ends a connection with a bare FIN."""
     server = serve()
@@ -222,16 +268,84 @@ async def test_headers_and_body_have_deadlines_that_bytes_do_not_move(serve: Cal
 
 
 @pytest_twisted.ensureDeferred
+async def test_silence_after_the_handshake_has_a_deadline(serve: Callable[..., Served]) -> None:
+    """A connection without a request is closed without an answer."""
+    server = serve()
+    assert await server.call(read_all) == b""
+    assert server.count("osqtwist_connection_deadlines_total", phase="headers") == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_request_that_is_being_handled_has_no_deadline(serve: Callable[..., Served]) -> None:
+    """A distributed read is held longer than any phase may last."""
+    assert (await serve().call(ask(post(b"", "/late")))).endswith(b"late\r\n0\r\n\r\n")
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_peer_that_does_not_read_is_let_go(serve: Callable[..., Served]) -> None:
     """An answer that nobody takes ends with the connection, and its memory with it."""
     server = serve()
 
-    def client(connection: socket.socket) -> None:
+    def client(connection: socket.socket) -> bool:
         connection.sendall(post(b"", "/much"))
-        time.sleep(1.2)
+        began = time.monotonic()
+        while time.monotonic() - began < 4:
+            time.sleep(0.02)
+            if server.count("osqtwist_connections") == 0:
+                return True
+        return False
 
-    await server.call(client)
+    assert await server.call(client)
     assert server.count("osqtwist_connection_deadlines_total", phase="answer") == 1
+
+
+@attrs.define
+class Wire(StringTransport):
+    """Bytes in memory that can be aborted."""
+
+    disconnected_at: float | None = None
+    clock: Clock = attrs.field(factory=Clock)
+
+    def __attrs_pre_init__(self) -> None:
+        super().__init__()
+
+    def abortConnection(self) -> None:
+        self.disconnected_at = self.clock.seconds()
+
+
+@pytest.mark.parametrize(
+    ("parts", "ended_at"),
+    [
+        ([(0, b"")], 10),
+        ([(9, b"POST / HTTP/1.1\r\n")], 10),
+        ([(9, b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n")], 16),
+        ([(9, b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n"), (15, b"12345678")], 16),
+        ([(1, b"rubbish\r\n\r\n"), (2, b"more\r\n\r\n")], 3),
+        ([(9, b"POST / HTTP/1.1\r\nContent-Length: 9000\r\n\r\n")], 11),
+        ([(0, b"POST / HTTP/1.1\r\n\r\n")], 5),
+        ([(9, b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n"), (15, b"1")], 20),
+        ([(0, b"POST / HTTP/1.1\r\n\r\n"), (4, b"POST / HTTP/1.1\r\n\r\n")], 9),
+        ([(0, b"POST / HTTP/1.1\r\n\r\n"), (4, b"POST / HTTP/1.1\r\n")], 5),
+        ([(0, b"POST / HTTP/1.1\r\n\r\n"), (4, b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n")], 16),
+        ([(2, b"GET / HTTP/1.0\r\n\r\n")], 12),
+    ],
+)
+def test_every_phase_ends_to_the_second(parts: list[tuple[float, bytes]], ended_at: float) -> None:
+    """8 s of handshake, 10 s to the headers, 16 s to the body, all from the acceptance; 10 s to read, 5 s between."""
+    clock = Clock()
+    site = NodeSite(Echo(), clock, Metrics(), BodyLimits({}, 1000), Deadlines(), keeps_connections=True)  # type: ignore[arg-type]
+    channel: Any = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+    wire = Wire(clock=clock)
+    channel.makeConnection(wire)
+    for moment, part in parts:
+        clock.pump([0.5] * int((moment - clock.seconds()) * 2))
+        channel.dataReceived(part)
+    while wire.disconnected_at is None and clock.seconds() < 60:
+        clock.advance(0.5)
+    assert wire.disconnected_at == ended_at
+    channel.connectionLost(Failure(ConnectionDone()))
+    assert not clock.getDelayedCalls()
+    assert not site.channels
 
 
 # -- bounds
@@ -257,30 +371,61 @@ async def test_a_chunked_body_is_refused_when_it_passes_the_limit(serve: Callabl
     assert "over 1000 bytes" in error_of(await server.call(ask(head + chunk * 3 + b"0\r\n\r\n")), 413)
 
 
-@pytest.mark.parametrize(
-    "request_bytes",
-    [
-        b"rubbish\r\n\r\n",
-        b"POST / HTTP/1.1 x\r\n\r\n",
-        b"POST / HTTP/1.1\r\nno colon\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"POST / HTTP/1.1\r\nX: " + b"a" * 17_000 + b"\r\n\r\n",
-        b"POST / HTTP/1.1\r\n" + b"A: b\r\n" * 100 + b"\r\n",
-        b"\x00\x01\x02\r\n\r\n",
-    ],
-)
+MALFORMED = {
+    "no request line": b"rubbish\r\n\r\n",
+    "binary": b"\x00\x01\x02\r\n\r\n",
+    "HTTP/0.9": b"GET /\r\n\r\n",
+    "four words": b"POST / HTTP/1.1 x\r\n\r\n",
+    "no such version": b"GET / HTTP/3.7\r\n\r\n",
+    "a request line without end": b"GET /" + b"a" * 20_000,
+    "a header without end": b"POST / HTTP/1.1\r\nX: " + b"a" * 17_000,
+    "a long header": b"POST / HTTP/1.1\r\nX: " + b"a" * 17_000 + b"\r\n\r\n",
+    "long headers": b"POST / HTTP/1.1\r\nX: " + b"a" * 9_000 + b"\r\nY: " + b"a" * 9_000 + b"\r\n\r\n",
+    "65 headers": b"POST / HTTP/1.1\r\n" + b"A: b\r\n" * 65 + b"\r\n",
+    "no colon": b"POST / HTTP/1.1\r\nno colon\r\n\r\n",
+    "no colon, then more": b"POST / HTTP/1.1\r\nno colon\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
+    "NUL in a header": b"POST / HTTP/1.1\r\nX: a\0b\r\n\r\n",
+    "negative length": b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+    "length in words": b"POST / HTTP/1.1\r\nContent-Length: five\r\n\r\nhello",
+    "two lengths": b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "length and chunks": b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "coding": b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "coding, then more": b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\nA: b\r\n\r\nhello",
+    "no chunk": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
+}
+
+
 @pytest_twisted.ensureDeferred
-async def test_what_is_not_http_is_never_answered_with_success(
-    serve: Callable[..., Served], request_bytes: bytes
-) -> None:
-    """Twisted's own refusal has an empty body, which osquery takes for success; ours is an error, or nothing."""
-    answer = await serve().call(ask(request_bytes))
-    if answer:
-        assert error_of(answer, 400)
+async def test_what_is_not_http_is_an_error_that_osquery_understands(serve: Callable[..., Served]) -> None:
+    """Twisted's own refusal has an empty body, which osquery takes for success; ours is JSON, once, and then an end."""
+    server = serve()
+    calls = [Deferred.fromCoroutine(server.call(ask(request))) for request in MALFORMED.values()]
+    answers = await gatherResults(calls, consumeErrors=True)
+    whole = b"HTTP/1.1 400 Bad Request\r\n"
+    assert {name for name, answer in zip(MALFORMED, answers, strict=True) if not answer.startswith(whole)} == set()
+    for answer in answers:
+        assert error_of(answer, 400) == "malformed HTTP request"
+        assert b"\r\nConnection: close\r\n" in answer
+    assert server.count("osqtwist_refusals_total", reason="http") == len(MALFORMED)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_just_within_the_bounds_is_served(serve: Callable[..., Served]) -> None:
+    """64 headers, 16 kB of them, a body of exactly the limit; one byte more is over it."""
+    server = serve()
+    assert (await server.call(ask(b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 64 + b"\r\n"))).endswith(b"nothing")
+    assert (await server.call(ask(b"GET / HTTP/1.1\r\nA: " + b"b" * 16_000 + b"\r\n\r\n"))).endswith(b"nothing")
+    assert (await server.call(ask(post(b"y" * 1000)))).endswith(b"\r\n\r\n" + b"y" * 1000)
+    assert error_of(await server.call(ask(post(b"y" * 1001))), 413)
+
+
+@pytest_twisted.ensureDeferred
+async def test_nobody_is_told_to_go_on_with_a_body_that_is_refused(serve: Callable[..., Served]) -> None:
+    """Expect: 100-continue is answered with either 100 or 413, never with both."""
+    server = serve()
+    expecting = b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    assert b"100 Continue" not in await server.call(ask(expecting % 5000))
+    assert (await server.call(ask(expecting % 5 + b"hello"))).startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200")
 
 
 @pytest_twisted.ensureDeferred

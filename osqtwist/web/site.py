@@ -86,6 +86,20 @@ class NodeChannel(HTTPChannel):
         if not self._is_discarding:
             super().dataReceived(data)
 
+    def lineReceived(self, line: bytes) -> None:
+        """Take a line, unless one before it in the same bytes was refused."""
+        if not self._is_discarding:
+            super().lineReceived(line)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """Take a part of a body, on the same condition."""
+        if not self._is_discarding:
+            super().rawDataReceived(data)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Refuse a line that has no end; Twisted would close without a word."""
+        self._respondToBadRequestAndDisconnect()
+
     def allHeadersReceived(self) -> None:
         """Go on to the body, with its own deadline."""
         super().allHeadersReceived()
@@ -109,12 +123,13 @@ class NodeChannel(HTTPChannel):
 
     def requestDone(self, request: Request) -> None:
         """The answer is written on our side; the peer has so long to read it, or to ask again."""
-        super().requestDone(request)
+        # This comes first: Twisted now begins the next request if it is here already, with a deadline of its own.
         if self.persistent:
             self.accepted_at = self.site.reactor.seconds()
             self._expect("idle", self.site.deadlines.idle)
         else:
             self._expect("answer", self.site.deadlines.answer)
+        super().requestDone(request)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Let go."""
@@ -152,6 +167,10 @@ class NodeChannel(HTTPChannel):
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted answers malformed HTTP with an empty 400, which osquery would take for success.
         self.refuse(400, "malformed HTTP request")
+
+    def _send100Continue(self) -> None:
+        if not self._is_discarding:
+            super()._send100Continue()
 
     def _expect(self, phase: str, seconds: float) -> None:
         self._expect_nothing()
