@@ -312,8 +312,15 @@ def assemble(
 
 def node_site(reactor: Any, settings: Settings, resource: IResource, metrics: Metrics) -> NodeSite:
     """The site that serves nodes, with the limits that the settings give."""
-    limits = body_limits(settings)
-    return NodeSite(resource, reactor, metrics, limits, settings.deadlines, settings.keep_connections)
+    return NodeSite(
+        resource,
+        reactor,
+        metrics,
+        body_limits(settings),
+        settings.deadlines,
+        settings.keep_connections,
+        frozenset(path.encode() for path in routes.paths_by_route(settings.route_prefix)[routes.CARVE_CONTINUE]),
+    )
 
 
 def body_limits(settings: Settings) -> BodyLimits:

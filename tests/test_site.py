@@ -83,7 +83,7 @@ async def serve(pki: TestPKI) -> AsyncIterator[Callable[..., Served]]:
     def begin(deadlines: Deadlines = QUICK, limit: int = 1000, keeps: bool = False) -> Served:
         metrics = Metrics()
         limits = BodyLimits({b"/large": 100_000}, otherwise=limit)
-        site = NodeSite(Echo(), reactor, metrics, limits, deadlines, keeps)  # type: ignore[arg-type]
+        site = NodeSite(Echo(), reactor, metrics, limits, deadlines, keeps, frozenset({b"/plain"}))  # type: ignore[arg-type]
         tls = ReloadingServerTLS(TLSFiles(pki.path("server.pem"), pki.path("server.key"), pki.path("ca.pem")))
         factory = TLSMemoryBIOFactory(tls, False, site, reactor)
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
@@ -359,6 +359,16 @@ async def test_a_body_that_says_it_is_too_long_is_refused_unread(serve: Callable
     assert "over 1000 bytes" in error_of(await server.call(ask(head)), 413)
     assert (await server.call(ask(post(b"y" * 50_000, "/large?x=1")))).endswith(b"y" * 50_000)
     assert "over 100000 bytes" in error_of(await server.call(ask(post(b"y" * 200_000, "/large"))), 413)
+
+
+@pytest_twisted.ensureDeferred
+async def test_refusals_are_not_json_where_json_means_success(serve: Callable[..., Served]) -> None:
+    """A block of a carve that is too large must not look stored."""
+    answer = await serve().call(ask(post(b"y" * 5000, "/plain?x=1")))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 413 ")
+    assert b"text/plain" in head
+    assert body.startswith(b"refused: ")
 
 
 @pytest_twisted.ensureDeferred

@@ -153,16 +153,25 @@ class NodeChannel(HTTPChannel):
         """
         if self._is_discarding:
             return
-        body = refusal(text)
+        # Carves take any JSON for success; everything else needs JSON with an error.
+        speaks_json = self.path not in self.site.plain_paths
+        body = refusal(text) if speaks_json else f"refused: {text}".encode()
+        kind = "application/json" if speaks_json else "text/plain; charset=utf-8"
         head = (
             f"HTTP/1.1 {code} {RESPONSES.get(code, b'Refused').decode()}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         self._is_discarding = True
         self.persistent = False
         self.transport.writeSequence([head.encode("ascii"), body])
         self.site.metrics.refused.labels(reason="http").inc()
         self._expect("linger", self.site.deadlines.linger)
+
+    @property
+    def path(self) -> bytes:
+        """The path of the request that is being read, or nothing."""
+        # HTTPChannel knows the path from the first line to the end of the body.
+        return bytes(getattr(self, "_path", b"")).partition(b"?")[0]
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted answers malformed HTTP with an empty 400, which osquery would take for success.
@@ -209,9 +218,8 @@ class BoundedRequest(PlainRequest):
     def gotLength(self, length: int | None) -> None:
         """Refuse a body that says it is too long, before any of it is read."""
         channel: NodeChannel = self.channel  # type: ignore[assignment]
-        # HTTPChannel knows the path by now; the request is told only with the body.
-        path = channel._path.partition(b"?")[0]
-        self._limit = channel.site.body_limit(path)
+        # The channel knows the path by now; the request is told only with the body.
+        self._limit = channel.site.body_limit(channel.path)
         self.content = BytesIO()
         if length is not None and length > self._limit:
             channel.refuse(413, f"the body is over {self._limit} bytes")
@@ -242,6 +250,7 @@ class NodeSite(Site):
     The site that nodes talk to.
 
     :param keeps_connections: whether a connection may carry more than one request.
+    :param plain_paths: paths on which a refusal must not be JSON.
     """
 
     protocol = NodeChannel  # type: ignore[assignment]
@@ -255,6 +264,7 @@ class NodeSite(Site):
         body_limit: Callable[[bytes], int],
         deadlines: Deadlines,
         keeps_connections: bool = False,
+        plain_paths: frozenset[bytes] = frozenset(),
     ) -> None:
         # The time-outs are the channel's own; twisted's would move with every byte.
         super().__init__(
@@ -268,6 +278,7 @@ class NodeSite(Site):
         self.body_limit = body_limit
         self.deadlines = deadlines
         self.keeps_connections = keeps_connections
+        self.plain_paths = plain_paths
         self.channels: dict[NodeChannel, None] = {}
 
     if TYPE_CHECKING:
