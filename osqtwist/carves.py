@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import msgspec
@@ -22,7 +23,7 @@ from twisted.internet.interfaces import IReactorTime
 from osqtwist.authentication import Caller
 from osqtwist.carve import ZSTD_MAGIC, BadCarve, CarveSession, check_figures, new_session_id
 from osqtwist.identity import CertificateIdentity
-from osqtwist.interfaces import ICarveStore
+from osqtwist.interfaces import CarveProgress, ICarveStore, NoSuchThing
 from osqtwist.metrics import Metrics
 from osqtwist.wire import CarveBlockRequest, CarveStartRequest
 
@@ -30,6 +31,7 @@ InThread = Callable[[Callable[[], str]], Awaitable[str]]
 """Runs something that blocks where it does no harm."""
 
 _HASH_CHUNK = 1 << 20
+_MOST = 10_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9-]+")
 
 
@@ -144,6 +146,28 @@ class Carves:
             self._partial(session).replace(path)
         return path
 
+    async def listing(self, count: int) -> list[dict[str, Any]]:
+        """The newest carves, as operators see them."""
+        return [_row(progress) for progress in await self.store.recent(count)]
+
+    async def file_of(self, name: str) -> tuple[Path, str]:
+        """
+        Where the bytes of a complete carve are, and their SHA-256.
+
+        :param name: the id of the listing, osquery's carve id, or the file name.
+        :raise NoSuchThing: there is none by that name, or it is not complete, or not on this machine.
+        """
+        for progress in await self.store.recent(_MOST):
+            session = progress.session
+            if name in (_public_id(session.session_id), session.carve_id, session.file_name):
+                if not session.is_complete:
+                    raise NoSuchThing(f"carve {name!r} is not complete")
+                path = self.path_of(session)
+                if not path.exists():
+                    raise NoSuchThing(f"the file of carve {name!r} is not on this machine")
+                return path, session.sha256
+        raise NoSuchThing(f"there is no carve {name!r}")
+
     async def _finish(self, session: CarveSession) -> None:
         partial = self._partial(session)
         digest = await self.in_thread(lambda: _settle(partial))
@@ -162,12 +186,26 @@ class Carves:
         return self.folder / f"{_public_id(session.session_id)}.part"
 
 
-def public_id(session: CarveSession) -> str:
-    """A name for a carve that operators may see: the session id itself lets its bearer send blocks."""
-    return _public_id(session.session_id)
+def _row(progress: CarveProgress) -> dict[str, Any]:
+    session = progress.session
+    return {
+        "carve": _public_id(session.session_id),
+        "node": session.node_id,
+        "name": session.node_name,
+        "carve_id": session.carve_id,
+        "request_id": session.request_id,
+        "size": session.carve_size,
+        "blocks": session.block_count,
+        "received_blocks": progress.received_blocks,
+        "started_at": session.started_at,
+        "completed_at": session.completed_at or None,
+        "sha256": session.sha256,
+        "file": session.file_name,
+    }
 
 
 def _public_id(session_id: str) -> str:
+    # A name that operators may see: the session id itself lets its bearer send blocks.
     return hashlib.sha256(session_id.encode()).hexdigest()[:16]
 
 

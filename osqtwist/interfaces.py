@@ -31,6 +31,10 @@ class BufferFull(Exception):
     """The log buffer has reached its byte budget.  Nothing was stored; the node should try again later."""
 
 
+class NoSuchThing(LookupError):
+    """What somebody asked for by name is not there; the text says what."""
+
+
 @attrs.frozen
 class BufferSize:
     """How full the log buffer is.  :attr:`budget_bytes` 0 means no limit."""

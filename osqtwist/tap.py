@@ -25,7 +25,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python import usage
 from twisted.web.resource import IResource
-from twisted.web.server import Request, Site
+from twisted.web.server import Request
 
 from osqtwist.authentication import Authentication
 from osqtwist.carves import CarveLimits, Carves
@@ -34,12 +34,14 @@ from osqtwist.directory import Directory
 from osqtwist.distributed import Distributed
 from osqtwist.enrollment import Enrollment, EnrollSecrets, parse_enroll_secrets
 from osqtwist.flags import NodeFiles, existing, flagfile
-from osqtwist.fleet import Fleet
 from osqtwist.housekeeping import LogRetention
 from osqtwist.identity import CertificateIdentity, IdentityCache
 from osqtwist.interfaces import IStores, StoreUnavailable
+from osqtwist.inventory import Inventory
 from osqtwist.layers import BadConfiguration
+from osqtwist.livequery import LiveQueries
 from osqtwist.logs import LogIntake
+from osqtwist.logview import LogView
 from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys
 from osqtwist.parking import ParkedReads
@@ -64,7 +66,7 @@ from osqtwist.web import routes
 from osqtwist.web.admin import AdminAPI
 from osqtwist.web.exchange import Exchange
 from osqtwist.web.nodes import NodeAPI
-from osqtwist.web.site import BodyLimits, NodeSite, PlainRequest
+from osqtwist.web.site import BodyLimits, NodeSite, PlainRequest, QuietSite
 
 _log = Logger()
 
@@ -208,7 +210,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> Ser
     def flags() -> str:
         return flagfile(f"localhost:{ports[0].number}", _node_files(development, secret_path), settings.route_prefix)
 
-    admin = AdminAPI(parts.fleet, metrics, flags)
+    admin = parts.admin(flags)
     watches: list[IService] = [folder, CredentialWatch(reactor, tls)]
     reloads: list[Callable[[], object]] = [lambda: tls.reload("SIGHUP"), folder.reload]
     if secret_path:
@@ -238,11 +240,17 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> Ser
 
 @attrs.frozen
 class Parts:
-    """What :func:`assemble` puts together: the API of nodes, the fleet for operators, and what has to run."""
+    """What :func:`assemble` puts together: the API of nodes, what operators see, and what has to run."""
 
     api: NodeAPI
-    fleet: Fleet
+    inventory: Inventory
+    live: LiveQueries
+    log_view: LogView
     services: list[IService]
+
+    def admin(self, flags: Callable[[], str]) -> AdminAPI:
+        """The operators' API over these parts."""
+        return AdminAPI(self.inventory, self.live, self.log_view, self.api.carves, self.api.metrics, flags)
 
 
 def assemble(
@@ -306,8 +314,9 @@ def assemble(
         hold=settings.hold,
         enroll_secret_name=settings.enroll_secret_name,
     )
-    fleet = Fleet(reactor, stores, directory, distributed, configuration, carves, parked, metrics)
-    return Parts(api, fleet, [directory, distributed])
+    inventory = Inventory(reactor, stores, directory, configuration, parked, metrics)
+    live = LiveQueries(reactor, stores, distributed, inventory)
+    return Parts(api, inventory, live, LogView(reactor, stores), [directory, distributed])
 
 
 def node_site(reactor: Any, settings: Settings, resource: IResource, metrics: Metrics) -> NodeSite:
@@ -388,8 +397,9 @@ def _read_secrets(path: Path) -> Any:
 
 
 async def _listen_admin(reactor: Any, path: Path, admin: AdminAPI) -> IListeningPort:
-    site = Site(admin.app().resource(), requestFactory=PlainRequest, parsePOSTFormSubmission=False, reactor=reactor)
-    site.displayTracebacks = False
+    site = QuietSite(
+        admin.app().resource(), requestFactory=PlainRequest, parsePOSTFormSubmission=False, reactor=reactor
+    )
     try:
         endpoint = UNIXServerEndpoint(reactor, str(path), mode=0o600, wantPID=True)
         port: IListeningPort = await endpoint.listen(site)

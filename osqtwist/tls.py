@@ -27,7 +27,7 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from osqtwist.identity import CertificateIdentity, IdentityCache
+from osqtwist.identity import CertificateIdentity, IdentityCache, UnidentifiedCertificate
 
 CHECK_INTERVAL = 2.0
 """Seconds between two looks at the files."""
@@ -43,7 +43,8 @@ _VERIFY = {
     "optional": SSL.VERIFY_PEER,
     "none": SSL.VERIFY_NONE,
 }
-_CRL_MISSING, _CRL_EXPIRED = 3, 12  # X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_HAS_EXPIRED
+# X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_NOT_YET_VALID, X509_V_ERR_CRL_HAS_EXPIRED
+_CRL_MISSING, _CRL_NOT_YET_VALID, _CRL_EXPIRED = 3, 11, 12
 _PEM_CRL = b"-----BEGIN X509 CRL-----"
 
 
@@ -96,6 +97,8 @@ def load(files: TLSFiles, now: float) -> LoadedTLS:
 
     :raise UnusableCredential: one of them cannot be used.
     """
+    if files.client_auth == "required" and not files.client_ca:
+        raise UnusableCredential("--client-auth required needs --client-ca")
     chain = _certificates("--cert", files.cert)
     leaf = chain[0]
     key = _private_key(files.key)
@@ -131,7 +134,7 @@ def load(files: TLSFiles, now: float) -> LoadedTLS:
             store.add_cert(crypto.X509.from_cryptography(authority))
         tolerated: frozenset[int] = frozenset()
         if files.client_crl:
-            lists = _revocation_lists(files.client_crl)
+            lists = _revocation_lists(files.client_crl, authorities)
             for each in lists:
                 store.add_crl(each)
             store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
@@ -169,28 +172,43 @@ def _tolerances(
     """
     Which verdicts of OpenSSL about revocation lists are passed over, and until when that is so.
 
-    OpenSSL refuses every certificate of a CA whose list is stale, and of a CA that has none once any list is
-    there.  Either would lock out a fleet with a good certificate each.
+    OpenSSL refuses every certificate of a CA whose list is stale or from the future, and of a CA that has none once
+    any list is there.  Either would lock out a fleet with a good certificate each.  Staleness is passed over before
+    it begins, since the context that is in force then may have to stay: the next one could be unusable.
     """
-    tolerated, warnings = set(), []
+    tolerated, warnings = set[int](), []
+    if files.stale_crl == "accept":
+        tolerated |= {_CRL_NOT_YET_VALID, _CRL_EXPIRED}
+    if any(each.last_update_utc.timestamp() > now for each in lists):
+        consequence = "it is in force" if tolerated else "until then the nodes it is about are refused"
+        warnings.append(f"--client-crl {files.client_crl} is dated in the future; {consequence}")
     next_updates = [each.next_update_utc.timestamp() for each in lists if each.next_update_utc]
     future = [moment for moment in next_updates if moment > now]
     if len(future) < len(next_updates):
         if files.stale_crl == "accept":
-            tolerated.add(_CRL_EXPIRED)
             warnings.append(f"--client-crl {files.client_crl} is past its next update; it stays in force")
         else:
             warnings.append(
                 f"--client-crl {files.client_crl} is past its next update: with --stale-crl refuse, "
                 "the nodes it is about are refused"
             )
-    issuers = {each.issuer for each in lists}
-    uncovered = [authority for authority in authorities if authority.subject not in issuers]
+    uncovered = [authority for authority in authorities if not any(_is_of(each, authority) for each in lists)]
     if uncovered:
         tolerated.add(_CRL_MISSING)
         names = ", ".join(authority.subject.rfc4514_string() for authority in uncovered)
         warnings.append(f"--client-crl {files.client_crl} has no list of {names}; its nodes are not checked")
     return frozenset(tolerated), min(future, default=float("inf")), warnings
+
+
+def _is_of(revocations: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    # The name is not enough: a CA that renews its key has one name and, for a while, a list by its old key only.
+    try:
+        return revocations.issuer == authority.subject and revocations.is_signature_valid(
+            authority.public_key()  # type: ignore[arg-type]
+        )
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        # Cryptography cannot tell; OpenSSL will.
+        return True
 
 
 def _tolerating(tolerated: frozenset[int]) -> Callable[[SSL.Connection, crypto.X509, int, int, int], bool]:
@@ -210,7 +228,7 @@ def _read(option: str, path: Path) -> bytes:
 def _certificates(option: str, path: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(_read(option, path))
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise UnusableCredential(f"{option} {path} holds no certificate in PEM") from None
 
 
@@ -247,7 +265,7 @@ def _authorities(path: Path) -> list[x509.Certificate]:
     return authorities
 
 
-def _revocation_lists(path: Path) -> list[x509.CertificateRevocationList]:
+def _revocation_lists(path: Path, authorities: list[x509.Certificate]) -> list[x509.CertificateRevocationList]:
     data = _read("--client-crl", path)
     parts = [_PEM_CRL + part for part in data.split(_PEM_CRL)[1:]]
     try:
@@ -256,6 +274,11 @@ def _revocation_lists(path: Path) -> list[x509.CertificateRevocationList]:
         raise UnusableCredential(f"--client-crl {path} holds a revocation list that cannot be read") from None
     if not lists:
         raise UnusableCredential(f"--client-crl {path} holds no revocation list in PEM")
+    for each in lists:
+        issuers = [authority for authority in authorities if authority.subject == each.issuer]
+        if issuers and not any(_is_of(each, issuer) for issuer in issuers):
+            name = each.issuer.rfc4514_string()
+            raise UnusableCredential(f"--client-crl {path}: the list of {name} is not signed by the CA of that name")
     return lists
 
 
@@ -367,5 +390,9 @@ class PeerIdentities:
         connection = get_handle() if get_handle else None
         if not isinstance(connection, SSL.Connection):
             return None
-        certificate = connection.get_peer_certificate(as_cryptography=True)
+        try:
+            certificate = connection.get_peer_certificate(as_cryptography=True)
+        except (ValueError, x509.InvalidVersion):
+            # OpenSSL is the more lenient reader of the two.
+            raise UnidentifiedCertificate("the certificate cannot be read") from None
         return self.cache.identify(certificate) if certificate else None

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import ssl
 from pathlib import Path
+from typing import Any
 
 import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from osqtwist.pki import Authority, Credential
+from osqtwist.pki import Authority, Credential, new_key
 
 DAY = datetime.timedelta(days=1)
 
@@ -72,3 +77,38 @@ class TestPKI:
         """Certificate and key file of a node."""
         name = node.replace(" ", "-")
         return str(self.path(f"{name}.pem")), str(self.path(f"{name}.key"))
+
+
+def plain_authority(name: str, by: Authority | None = None, says_so: bool = True) -> Authority:
+    """A CA that may have others below it: a root, or one signed by another; ``says_so``: whether it says it is one."""
+    key, now = new_key(), datetime.datetime.now(datetime.UTC)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(by.credential.certificate.subject if by else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - DAY)
+        .not_valid_after(now + DAY)
+    )
+    if says_so:
+        builder = builder.add_extension(x509.BasicConstraints(True, None), critical=True)
+    return Authority(Credential(builder.sign(by.credential.key if by else key, hashes.SHA256()), key))
+
+
+def altered(authority: Authority, certificate: x509.Certificate, before: bytes, after: bytes) -> bytes:
+    """A certificate, as PEM, with some of its bytes changed and signed again: OpenSSL has nothing against it."""
+    body = certificate.tbs_certificate_bytes
+    assert before in body and len(before) == len(after)
+    body = body.replace(before, after, 1)
+    key: Any = authority.credential.key
+    signature = _der(0x03, b"\0" + key.sign(body, ec.ECDSA(hashes.SHA256())))
+    ecdsa_with_sha256 = bytes.fromhex("300a06082a8648ce3d040302")
+    return ssl.DER_cert_to_PEM_cert(_der(0x30, body + ecdsa_with_sha256 + signature)).encode()
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    length = len(content)
+    size = b"" if length < 128 else length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(size)] if size else [tag, length]) + size + content

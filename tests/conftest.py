@@ -1,9 +1,10 @@
-"""What every test gets: a check that it leaves nothing behind in the reactor."""
+"""What every test gets: a check that it leaves nothing behind in the reactor; and no skips where none may be."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +12,16 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.logger import LogEvent, globalLogPublisher
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    """Where TESTS_MUST_NOT_SKIP is set, a skipped test is a failed test: what it needs should have been there."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("TESTS_MUST_NOT_SKIP"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and nothing may be: {report.longrepr}"
 
 
 def _selectables() -> set[Any]:

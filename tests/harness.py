@@ -31,7 +31,6 @@ from osqtwist.settings import Settings
 from osqtwist.storage.memory import MemoryStores
 from osqtwist.tap import assemble
 from osqtwist.targeting import Target
-from osqtwist.web.admin import AdminAPI
 
 SECRET = "open sesame".replace(" ", "-")
 START = 1_790_000_000.0
@@ -142,10 +141,10 @@ class InMemoryServer:
             folder,
             self.metrics,
         )
-        self.parts, self.fleet, self.api = parts, parts.fleet, parts.api
+        self.parts, self.api, self.live = parts, parts.api, parts.live
+        self.parked, self.distributed = parts.inventory.parked, parts.live.distributed
         self.client = StubTreq(parts.api.app(self.settings.route_prefix).resource())
-        admin = AdminAPI(parts.fleet, self.metrics, lambda: "--flag\n")
-        self.admin = StubTreq(admin.app().resource())
+        self.admin = StubTreq(parts.admin(lambda: "--flag\n").app().resource())
         for service in parts.services:
             service.startService()
         self.turn()
@@ -219,7 +218,7 @@ class InMemoryServer:
                 **more,
             }
         )
-        self.finish(Deferred.fromCoroutine(self.parts.fleet.distributed.issue(query)))
+        self.finish(Deferred.fromCoroutine(self.distributed.issue(query)))
         return query
 
     def await_(self, coroutine: Any) -> Any:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from osqtwist.interfaces import StoreUnavailable
 from osqtwist.storage.embedded import find_binary
 from osqtwist.storage.redis import RedisStores
 from osqtwist.storage.redis_connection import Login
-from osqtwist.storage.redis_url import RedisPlace, check_redis
+from osqtwist.storage.redis_url import RedisPlace, _Blocking, check_redis
 
 _numbers = itertools.count(1)
 
@@ -32,6 +33,8 @@ class RealValkey:
     folder: Path
     process: subprocess.Popen[bytes] | None = None
     arguments: tuple[str, ...] = ()
+    program_only: bool = False
+    opened: list[RedisStores] = attrs.field(factory=list)
 
     @property
     def place(self) -> RedisPlace:
@@ -40,9 +43,12 @@ class RealValkey:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        if self.program_only:
+            self._run([find_binary(), *self.arguments])
+            return
         words = [find_binary(), "--port", "0", "--unixsocket", self.place.path, "--dir", str(self.folder)]
         words += ["--appendonly", "yes", "--save", "", "--logfile", str(self.folder / "log"), *self.arguments]
-        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._run(words)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with contextlib.suppress(StoreUnavailable):
@@ -50,6 +56,9 @@ class RealValkey:
                 return
             time.sleep(0.01)
         raise AssertionError("Valkey did not start")
+
+    def _run(self, words: list[str]) -> None:
+        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def signal(self, number: int) -> None:
         """Send it a signal."""
@@ -66,21 +75,31 @@ class RealValkey:
         """Delete its data; only while it does not run."""
         shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
 
-    def stores(self, reactor: Any, **more: Any) -> RedisStores:
-        """Stores with keys of their own."""
-        return RedisStores(reactor, self.place, f"test{next(_numbers)}:", **more)
+    def ask(self, *words: str, also: tuple[str, ...] = ()) -> Any:
+        """What it answers to a command (and then to another on the same connection), asked without a reactor."""
+        with _Blocking.to(self.place) as talk:
+            answer = talk.ask(*words)
+            return talk.ask(*also) if also else answer
+
+    def stores(self, reactor: Any, place: RedisPlace | None = None, prefix: str = "", **more: Any) -> RedisStores:
+        """Stores with keys of their own; they are closed with the server at the latest."""
+        stores = RedisStores(reactor, place or self.place, prefix or f"test{next(_numbers)}:", **more)
+        self.opened.append(stores)
+        return stores
 
 
 @contextlib.contextmanager
-def valkey(*arguments: str) -> Iterator[RealValkey]:
-    """A Valkey for as long as the context lasts."""
+def valkey(*arguments: str, program_only: bool = False) -> Iterator[RealValkey]:
+    """A Valkey for as long as the context lasts, or its program with these arguments alone."""
     # A short path: that of a socket has about a hundred letters at most.
     folder = Path(tempfile.mkdtemp(prefix="osqtw-"))
-    server = RealValkey(folder, arguments=arguments)
+    server = RealValkey(folder, arguments=arguments, program_only=program_only)
     try:
         server.start()
         yield server
     finally:
+        for stores in server.opened:
+            Deferred.fromCoroutine(stores.close())
         if server.process is not None and server.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 server.signal(signal.SIGCONT)

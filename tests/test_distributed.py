@@ -30,7 +30,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def assert_nothing_left(server: Server) -> None:
     """No read is parked and no delayed call waits, but those of the services that run."""
-    assert len(server.fleet.parked) == 0
+    assert len(server.parked) == 0
     assert server.metrics.parked_reads._value.get() == 0
     if not any(service.running for service in server.parts.services):
         assert not [call for call in server.reactor.getDelayedCalls() if call.active()]
@@ -41,7 +41,7 @@ def park(server: Server, key: str) -> Deferred[Any]:
     reading = server.begin("/distributed/read", {"node_key": key})
     server.turn()
     assert not reading.called
-    assert len(server.fleet.parked) == 1
+    assert len(server.parked) == 1
     return reading
 
 
@@ -90,11 +90,11 @@ def test_shut_down(server: Server) -> None:
     """A stop answers every held read with {}; a read that comes meanwhile is not held."""
     key = server.enroll()
     reading = park(server, key)
-    server.fleet.distributed.stopService()
+    server.distributed.stopService()
     assert work_of(server.finish(reading)) == {}
     assert work_of(server.finish(server.begin("/distributed/read", {"node_key": key}))) == {}
     assert_nothing_left(server)
-    server.fleet.distributed.startService()
+    server.distributed.startService()
 
 
 def test_revoked(server: Server) -> None:
@@ -198,7 +198,7 @@ def test_only_concerned_reads_wake(server: Server) -> None:
     keys = [server.enroll(f"h{number}") for number in range(3)]
     readings = [server.begin("/distributed/read", {"node_key": key}) for key in keys]
     server.turn()
-    assert len(server.fleet.parked) == 3
+    assert len(server.parked) == 3
     server.issue(target=Target(nodes=("h1",)))
     server.turn()
     assert [reading.called for reading in readings] == [False, True, False]
@@ -238,7 +238,7 @@ def test_a_query_issued_in_another_process_is_seen_at_a_signal_or_soon(server: S
     key = server.enroll()
     for signals in (True, False):
         reading = park(server, key)
-        elsewhere = server.fleet._new_query("select 3", Target(), 60.0, "", "")
+        elsewhere = server.live.new_query("select 3", Target(), 60.0, "", "")
         server.await_(server.stores.queries.store.add(elsewhere))
         if signals:
             server.await_(server.stores.signals.publish("queries", elsewhere.query_id))
@@ -250,7 +250,7 @@ def test_a_query_issued_in_another_process_is_seen_at_a_signal_or_soon(server: S
 def test_hold_is_counted_from_acceptance(server: Server) -> None:
     """What handshake and upload took is not held on top."""
     now = server.reactor.seconds()
-    reading = Deferred.fromCoroutine(server.fleet.distributed.read(FACTS, now + 4.0))
+    reading = Deferred.fromCoroutine(server.distributed.read(FACTS, now + 4.0))
     server.turn(3.9)
     assert not reading.called
     server.turn(0.2)
@@ -265,7 +265,7 @@ def test_run_streams_rows_and_ends_when_all_answered(server: Server) -> None:
     key = server.enroll("h")
     server.enroll("silent")
     lines: list[Any] = []
-    running = Deferred.fromCoroutine(server.fleet.run("select 1", Target(), 5.0, lines.append))
+    running = Deferred.fromCoroutine(server.live.run("select 1", Target(), 5.0, lines.append))
     server.turn()
     assert lines[0]["expected"] == 2
     work = work_of(server.finish(server.begin("/distributed/read", {"node_key": key})))
@@ -284,7 +284,7 @@ def test_run_streams_rows_and_ends_when_all_answered(server: Server) -> None:
 def test_run_that_is_broken_off_calls_the_query_off(server: Server) -> None:
     """When the operator goes away nobody else is asked."""
     server.enroll("h")
-    running = Deferred.fromCoroutine(server.fleet.run("select 1", Target(), 60.0, lambda line: None))
+    running = Deferred.fromCoroutine(server.live.run("select 1", Target(), 60.0, lambda line: None))
     server.turn()
     running.cancel()
     with pytest.raises(CancelledError):

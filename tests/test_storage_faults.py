@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from twisted.internet.task import deferLater
 
 from osqtwist.interfaces import StoreFull, StoreUnavailable
 from osqtwist.node import Revocation
-from osqtwist.storage.embedded import EmbeddedStoreFailed, EmbeddedValkey
 from osqtwist.storage.redis import RedisStores
 from osqtwist.storage.redis_connection import Login
 from osqtwist.storage.redis_url import RedisPlace
@@ -196,68 +194,3 @@ async def test_replies_stay_in_order_when_callers_go_away(server: RealValkey) ->
     for number, (_, node) in enumerate(outcomes):
         assert node is None if number % 3 == 0 else node.name == f"node-{number}"
     await stores.close()
-
-
-# -- the private Valkey
-
-
-@pytest_twisted.ensureDeferred
-async def test_the_private_valkey_keeps_its_data_over_a_restart(tmp_path: Path) -> None:
-    """start() fires when it answers; stop() ends it cleanly; what was stored is there at the next start."""
-    events: list[str] = []
-    for expected in (0, 1):
-        embedded = EmbeddedValkey(reactor, tmp_path, events.append)
-        await embedded.start()
-        stores = RedisStores(reactor, embedded.place)
-        await stores.ready()
-        assert (await stores.logs.size()).batches == expected
-        await stores.logs.append(a_batch())
-        await stores.close()
-        await embedded.stop()
-    assert events == ["started", "stopped"] * 2
-    assert (tmp_path / "valkey.sock").exists() is False
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_private_valkey_that_dies_is_started_again(tmp_path: Path) -> None:
-    """kill -9: it comes back by itself with its data."""
-    events: list[str] = []
-    embedded = EmbeddedValkey(reactor, tmp_path, events.append)
-    await embedded.start()
-    stores = RedisStores(reactor, embedded.place)
-    await stores.ready()
-    await stores.logs.append(a_batch())
-    embedded._signal(signal.SIGKILL)
-    await pause(0.3)
-    await until_it_answers(stores)
-    assert len(await stores.logs.read("", 10)) == 1
-    assert events == ["started", "died"]
-    await stores.close()
-    await embedded.stop()
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_valkey_left_over_is_stopped_first(tmp_path: Path) -> None:
-    """After kill -9 of the server its Valkey runs on; the next server does not start a second one beside it."""
-    left = EmbeddedValkey(reactor, tmp_path)
-    await left.start()
-    left._is_stopping = True  # As if nobody watched it any more.
-    embedded = EmbeddedValkey(reactor, tmp_path)
-    await embedded.start()
-    assert left._ended is not None and left._ended.called
-    await embedded.stop()
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_private_valkey_that_cannot_start_says_why(tmp_path: Path) -> None:
-    """No program, a program that is none, and a path too long: a sentence each."""
-
-    def missing() -> str:
-        raise EmbeddedStoreFailed("there is no Valkey to start")
-
-    with pytest.raises(EmbeddedStoreFailed, match="no Valkey"):
-        await EmbeddedValkey(reactor, tmp_path, binary=missing).start()
-    with pytest.raises(EmbeddedStoreFailed, match="does not start"):
-        await EmbeddedValkey(reactor, tmp_path, binary=lambda: "/bin/false").start()
-    with pytest.raises(EmbeddedStoreFailed, match="longer than"):
-        await EmbeddedValkey(reactor, tmp_path / ("x" * 100)).start()

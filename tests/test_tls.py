@@ -15,13 +15,14 @@ import attrs
 import pytest
 import pytest_twisted
 from cryptography.hazmat.primitives import serialization
+from OpenSSL import SSL
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from osqtwist.identity import IdentityCache, IdentityRule
+from osqtwist.identity import IdentityCache, IdentityRule, UnidentifiedCertificate
 from osqtwist.pki import Authority
 from osqtwist.tls import CredentialWatch, LoadedTLS, PeerIdentities, ReloadingServerTLS, TLSFiles, UnusableCredential
 from tests.certificates import DAY, TestPKI
@@ -49,8 +50,12 @@ class SayWho(Protocol):
     """Answers each line with the identity of whoever sent it."""
 
     def dataReceived(self, data: bytes) -> None:
-        who = PeerIdentities(IdentityCache((IdentityRule(),))).of(self.transport)
-        self.transport.write((who.value if who else "nobody").encode() + b"\n")  # type: ignore[union-attr]
+        try:
+            who = PeerIdentities(IdentityCache((IdentityRule(),))).of(self.transport)
+            answer = who.value if who else "nobody"
+        except UnidentifiedCertificate as problem:
+            answer = str(problem)
+        self.transport.write(answer.encode() + b"\n")  # type: ignore[union-attr]
 
 
 @attrs.define
@@ -162,13 +167,34 @@ async def test_the_matrix_with_rsa(tmp_path: Path, serve: Callable[..., Served])
 
 @pytest_twisted.ensureDeferred
 async def test_old_versions_are_refused(pki: TestPKI, serve: Callable[..., Served]) -> None:
-    """TLS 1.1 is not spoken."""
+    """TLS 1.1 is not spoken, and it is the server that says so."""
     server = serve(files(pki))
     old = context(pki, "good")
     old.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.warns(DeprecationWarning):
         old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-    assert await server.call(ask(old)) == REFUSED
+    with pytest.raises(ssl.SSLError, match="alert protocol version"):
+        await server.call(lambda port: connect(port, old))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_cannot_renegotiate(pki: TestPKI, serve: Callable[..., Served]) -> None:
+    """In TLS 1.2 it could change its certificate in the middle of a connection, or keep the server busy."""
+    server = serve(files(pki))
+
+    def client(port: int) -> None:
+        own = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        own.set_max_proto_version(SSL.TLS1_2_VERSION)
+        with socket.create_connection(("127.0.0.1", port), 5) as raw:
+            raw.settimeout(None)
+            connection = SSL.Connection(own, raw)
+            connection.set_connect_state()
+            connection.do_handshake()
+            connection.renegotiate()
+            connection.do_handshake()
+
+    with pytest.raises(SSL.Error, match="no renegotiation"):
+        await server.call(client)
 
 
 @pytest_twisted.ensureDeferred
@@ -188,22 +214,22 @@ async def test_http2_is_never_negotiated(pki: TestPKI, serve: Callable[..., Serv
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest_twisted.ensureDeferred
 async def test_no_session_is_resumed(pki: TestPKI, serve: Callable[..., Served], version: str) -> None:
-    """A resumed session would not be verified again, so there is none."""
+    """A resumed session would not be verified again, so there is none; OpenSSL left to itself would have one."""
     server = serve(files(pki))
     found = context(pki, "good", version)
 
-    def client(port: int) -> list[bool | None]:
+    def client(port: int) -> bool | None:
         with connect(port, found) as first:
-            say(first)
-            session = first.session
-        reused: list[bool | None] = [first.session_reused]
-        if session is not None:
-            with connect(port, found, session=session) as second:
+            # In TLS 1.3 the session comes with the first bytes read.
+            assert say(first) == "node-1"
+            with connect(port, found, session=first.session) as second:
                 assert say(second) == "node-1"
-                reused.append(second.session_reused)
-        return reused
+                return second.session_reused
 
-    assert not any(await server.call(client))
+    assert await server.call(client) is False
+    careless = serve(files(pki))
+    careless.tls.loaded.context.set_session_cache_mode(SSL.SESS_CACHE_SERVER)
+    assert await careless.call(client) is True
 
 
 # -- files that change

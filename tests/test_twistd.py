@@ -428,6 +428,10 @@ def test_uid_and_gid(tmp_path_factory: pytest.TempPathFactory, start: Start) -> 
         assert server.ask("/config", {"node_key": ""})["options"]
         assert server.stop() == 0
     finally:
+        # An orderly end first: kill -9 would leave its Valkey behind.
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(15)
         process.kill()
         process.wait(10)
         subprocess.run(["rm", "-rf", str(folder)], check=False)

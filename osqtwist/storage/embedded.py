@@ -206,7 +206,8 @@ class EmbeddedValkey:
         if self._is_stopping:
             return
         self._deaths += 1
-        wait = min(30.0, 0.5 * 2**self._deaths)
+        # The first time at once; then with growing pauses, for a store that cannot run.
+        wait = min(30.0, 0.5 * 2**self._deaths) if self._deaths > 1 else 0.0
         status = "ended" if reason.check(ProcessDone) else f"died ({reason.getErrorMessage()})"
         self._log.error(
             "Valkey {status}; it is started again in {wait} s: {words}",
@@ -215,7 +216,7 @@ class EmbeddedValkey:
             words=self._last_words(),
         )
         self.on_event("died")
-        self._restart = self.reactor.callLater(wait if self._deaths > 1 else 0.0, self._again)
+        self._restart = self.reactor.callLater(wait, self._again)
 
     def _again(self) -> None:
         try:

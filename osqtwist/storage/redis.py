@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+import txredisapi
 from twisted.internet.interfaces import IStreamClientEndpoint
 from zope.interface import implementer
 
-from osqtwist.interfaces import IStores, StoreUnavailable
+from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.storage.redis_carves import RedisCarveStore
 from osqtwist.storage.redis_connection import Login, NextEndpoint, RedisConnection
 from osqtwist.storage.redis_logs import RedisLogBuffer
@@ -61,7 +63,9 @@ class RedisStores:
 
     async def ping(self) -> None:
         """See :class:`osqtwist.interfaces.IStores`."""
-        await self._redis.execute("PING")
+        # A server that cannot write to its disk says so even to a PING: it answers.
+        with contextlib.suppress(StoreFull):
+            await self._redis.execute("PING")
 
     async def close(self) -> None:
         """See :class:`osqtwist.interfaces.IStores`."""
@@ -84,12 +88,13 @@ class _Where:
             return endpoint_to(self._reactor, place)
         trouble = "no sentinel answers"
         for host, port in place.hosts:
-            sentinel = RedisConnection(self._reactor, _fixed(endpoint_to(self._reactor, place, host, port)), Login())
+            where = _fixed(endpoint_to(self._reactor, place, host, port))
+            sentinel = RedisConnection(self._reactor, where, Login(), log_trouble=False)
             sentinel.open()
             try:
                 await sentinel.connected(2.0)
                 found = await sentinel.execute("SENTINEL", "get-master-addr-by-name", place.master)
-            except StoreUnavailable as problem:
+            except (StoreUnavailable, txredisapi.ResponseError) as problem:
                 trouble = str(problem)
             else:
                 if found:

@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 import txredisapi
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -87,6 +88,7 @@ class RedisConnection:
     def close(self) -> None:
         """Let go.  Commands under way fail."""
         self._is_closed = True
+        self._trouble = "the connection is closed"
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
         if self._attempt is not None:
@@ -149,10 +151,11 @@ class RedisConnection:
             raise StoreUnavailable(f"the store does not answer: {self._trouble}")
         if self._in_flight >= MAX_IN_FLIGHT:
             raise StoreUnavailable("the store is behind: too many commands under way")
-        self._in_flight += 1
         answer: Deferred[Any] = Deferred()
+        sent = protocol.execute_command(*command)
+        self._in_flight += 1
         # The reply must be taken from the queue even when the caller is gone, or those after it go astray.
-        protocol.execute_command(*command).addBoth(lambda reply: None if answer.called else _hand_on(reply, answer))
+        sent.addBoth(lambda reply: None if answer.called else _hand_on(reply, answer))
         over = self.reactor.callLater(deadline or self.deadline, self._too_late, protocol, answer)
         try:
             reply = await answer
@@ -181,7 +184,8 @@ class RedisConnection:
         except CancelledError:
             return
         except Exception as problem:
-            self._again(_plainly(problem))
+            if not self._is_closed:
+                self._again(_plainly(problem))
             return
         greeting = Deferred.fromCoroutine(self._greet(protocol))
         greeting.addTimeout(self.deadline, self.reactor)
@@ -211,7 +215,12 @@ class RedisConnection:
             await _checked(protocol.execute_command("AUTH", *words))
         if login.database:
             await _checked(protocol.execute_command("SELECT", login.database))
-        await _checked(protocol.execute_command("PING"))
+        try:
+            await _checked(protocol.execute_command("PING"))
+        except txredisapi.ResponseError as problem:
+            # A server that cannot write to its disk says so even here; it still serves what it has.
+            if not isinstance(_meaning(problem), StoreFull):
+                raise
 
     def _lost(self, protocol: Any) -> None:
         if protocol is self._current:
@@ -284,4 +293,11 @@ def _meaning(problem: Exception) -> Exception:
 
 def _plainly(problem: Exception | Failure) -> str:
     """What went wrong, without anything secret: txredisapi and OpenSSL name neither passwords nor keys."""
-    return str(problem) or type(problem).__name__
+    if isinstance(problem, TimedOut):
+        return "no answer in time"
+    return without_arguments(str(problem)) or type(problem).__name__
+
+
+def without_arguments(text: str) -> str:
+    """An error of Redis without the arguments it repeats of a command it does not know: AUTH may be one."""
+    return text.partition(", with args")[0]

@@ -13,7 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from osqtwist.interfaces import ISignals, StoreUnavailable
+from osqtwist.interfaces import ISignals, StoreFull, StoreUnavailable
 from osqtwist.storage.redis_connection import RedisConnection
 
 PROBE_INTERVAL = 5.0
@@ -118,5 +118,5 @@ class RedisSignals:
     async def _look_alive(self) -> None:
         try:
             await self.listener.execute("PING")
-        except StoreUnavailable:
-            return  # The connection drops itself and comes back.
+        except (StoreUnavailable, StoreFull):
+            return  # In the first case the connection drops itself and comes back.

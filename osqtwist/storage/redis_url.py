@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -14,12 +15,20 @@ import attrs
 from OpenSSL import crypto
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.ssl import Certificate, KeyPair, PrivateCertificate, optionsForClientTLS, platformTrust
+from twisted.internet.ssl import (
+    Certificate,
+    KeyPair,
+    PrivateCertificate,
+    optionsForClientTLS,
+    platformTrust,
+    trustRootFromCertificates,
+)
 
 from osqtwist.interfaces import StoreUnavailable
-from osqtwist.storage.redis_connection import Login
+from osqtwist.storage.redis_connection import Login, without_arguments
 
 _TIMEOUT = 5.0
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class BadRedisURL(ValueError):
@@ -63,6 +72,10 @@ def parse_redis_url(text: str) -> RedisPlace:
     except ValueError:
         raise BadRedisURL("--redis is not a URL") from None
     allowed = {"rediss": {"ca", "cert", "key", "db"}}.get(parts.scheme, {"db"})
+    astray = [parts.path, parts.fragment, *(each for name in set(query) - allowed for each in (name, query[name]))]
+    if parts.scheme != "unix" and "@" in "".join(astray):
+        # Part of a password, most likely: nothing of it must be repeated.
+        raise BadRedisURL("--redis: /, ? and # in a password must be written as %2F, %3F and %23")
     if unknown := sorted(set(query) - allowed):
         raise BadRedisURL(f"--redis: {unknown[0]!r} is not understood in a {parts.scheme or 'nameless'} URL")
     path = [part for part in parts.path.split("/") if part]
@@ -104,7 +117,8 @@ def _host(text: str, default: int) -> tuple[str, int]:
     if not colon or "]" in port:
         host, port = text, str(default)
     if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise BadRedisURL(f"--redis: {text!r} is not HOST:PORT")
+        # Not repeated: without its "@HOST" a password looks like a host or a port.
+        raise BadRedisURL("--redis: each server must be written as HOST or HOST:PORT")
     return host.strip("[]"), int(port)
 
 
@@ -119,7 +133,11 @@ def endpoint_to(reactor: Any, place: RedisPlace, host: str = "", port: int = 0) 
 
 
 def _tls(place: RedisPlace, host: str) -> Any:
-    trust: Any = Certificate.loadPEM(Path(place.ca).read_bytes()) if place.ca else platformTrust()
+    trust: Any = platformTrust()
+    if place.ca:
+        # loadPEM() reads the first certificate only.
+        found = _CERTIFICATE.findall(Path(place.ca).read_bytes())
+        trust = trustRootFromCertificates([Certificate.loadPEM(each) for each in found])
     mine = None
     if place.cert:
         pair = Path(place.key or place.cert).read_bytes()
@@ -135,6 +153,9 @@ def check_redis(place: RedisPlace) -> list[str]:
 
     :raise StoreUnavailable: it does not answer; one sentence.
     """
+    for name in (place.ca, place.cert, place.key):
+        if name and not Path(name).is_file():
+            raise StoreUnavailable(f"--redis: there is no file {name}")
     try:
         with _Blocking.to(place) as talk:
             if place.login.password and place.kind != "sentinel":
@@ -153,7 +174,7 @@ def check_redis(place: RedisPlace) -> list[str]:
                     found = policy[1].decode()
                     return [f"Redis evicts keys when it is full (maxmemory-policy {found}); set it to noeviction"]
             return []
-    except (OSError, _Refused) as problem:
+    except (OSError, ValueError, _Refused) as problem:
         raise StoreUnavailable(f"--redis {place}: {getattr(problem, 'strerror', None) or problem}") from None
 
 
@@ -197,7 +218,7 @@ class _Blocking:
         line = self._stream.readline().rstrip(b"\r\n")
         kind, rest = line[:1], line[1:]
         if kind == b"-":
-            raise _Refused(rest.decode("utf-8", "replace"))
+            raise _Refused(without_arguments(rest.decode("utf-8", "replace")))
         if kind == b"$":
             size = int(rest)
             return None if size < 0 else self._stream.read(size + 2)[:-2]

@@ -41,8 +41,11 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException
 
-from osqtwist.fleet import Fleet, NoSuchThing
-from osqtwist.interfaces import StoreFull, StoreUnavailable
+from osqtwist.carves import Carves
+from osqtwist.interfaces import NoSuchThing, StoreFull, StoreUnavailable
+from osqtwist.inventory import Inventory
+from osqtwist.livequery import LiveQueries
+from osqtwist.logview import LogView
 from osqtwist.metrics import Metrics
 from osqtwist.targeting import BadTarget, Target
 from osqtwist.wire import MalformedRequest
@@ -75,7 +78,10 @@ class AdminAPI:
     :ivar flags: writes the flagfile.
     """
 
-    fleet: Fleet
+    inventory: Inventory
+    live: LiveQueries
+    log_view: LogView
+    carve_files: Carves
     metrics: Metrics
     flags: Callable[[], str]
     _log: Logger = Logger()
@@ -117,18 +123,18 @@ class AdminAPI:
 
     async def healthz(self, request: Request) -> Any:
         """Whether requests of nodes can be served."""
-        await self.fleet.ping()
+        await self.inventory.ping()
         return {"status": "ok"}
 
     async def read_metrics(self, request: Request) -> bytes:
         """Every metric, with the figures of the store looked up now."""
-        await self.fleet.update_metrics()
+        await self.inventory.update_metrics()
         request.setHeader(b"Content-Type", CONTENT_TYPE_LATEST.encode("ascii"))
         return generate_latest(self.metrics.registry)
 
     async def status(self, request: Request) -> Any:
         """One page of figures."""
-        return await self.fleet.status()
+        return await self.inventory.status()
 
     async def read_flags(self, request: Request) -> bytes:
         """A flagfile."""
@@ -138,37 +144,37 @@ class AdminAPI:
     async def nodes(self, request: Request) -> Any:
         """A page of nodes."""
         limit = min(_number(request, "limit", 100), _MAX_PAGE)
-        return await self.fleet.nodes(_number(request, "offset", 0), limit, bool(_number(request, "online", 0)))
+        return await self.inventory.nodes(_number(request, "offset", 0), limit, bool(_number(request, "online", 0)))
 
     async def node(self, request: Request, name: str) -> Any:
         """One node."""
-        return await self.fleet.node(name)
+        return await self.inventory.node(name)
 
     async def node_config(self, request: Request, name: str) -> Any:
         """The config of a node, and why it is that."""
-        return await self.fleet.config_of(name)
+        return await self.inventory.config_of(name)
 
     async def revoke(self, request: Request, name: str) -> Any:
         """Refuse a node."""
-        return await self.fleet.revoke(name, str(_json(request, dict[str, str]).get("reason", "")))
+        return await self.inventory.revoke(name, str(_json(request, dict[str, str]).get("reason", "")))
 
     async def restore(self, request: Request, name: str) -> Any:
         """Take a revocation back."""
-        return await self.fleet.restore(name)
+        return await self.inventory.restore(name)
 
     async def queries(self, request: Request) -> Any:
         """The newest queries."""
-        return {"queries": await self.fleet.queries(min(_number(request, "limit", 20), _MAX_PAGE))}
+        return {"queries": await self.live.queries(min(_number(request, "limit", 20), _MAX_PAGE))}
 
     async def query(self, request: Request, query_id: str) -> Any:
         """One query."""
-        return await self.fleet.query(query_id)
+        return await self.live.query(query_id)
 
     async def issue(self, request: Request) -> Any:
         """Ask nodes something, and do not wait."""
         order = _order(request)
         request.setResponseCode(201)
-        return await self.fleet.issue(
+        return await self.live.issue(
             order.sql, order.target, order.expires_in, discovery=order.discovery, created_by=order.created_by
         )
 
@@ -176,7 +182,7 @@ class AdminAPI:
         """Ask nodes something and stream what they answer; when the operator goes away, nobody else is asked."""
         order = _order(request)
         _begin_lines(request)
-        await self.fleet.run(
+        await self.live.run(
             order.sql,
             order.target,
             order.expires_in,
@@ -187,37 +193,37 @@ class AdminAPI:
 
     async def results(self, request: Request, query_id: str) -> None:
         """The results so far."""
-        await self.fleet.query(query_id)
+        await self.live.query(query_id)
         _begin_lines(request)
-        await self.fleet.results(query_id, lambda line: _write_line(request, line))
+        await self.live.results(query_id, lambda line: _write_line(request, line))
 
     async def cancel(self, request: Request, query_id: str) -> Any:
         """Ask no more nodes."""
-        return await self.fleet.cancel(query_id)
+        return await self.live.cancel(query_id)
 
     async def logs(self, request: Request) -> None:
         """Log lines, for as long as the operator listens; with ``follow=0`` only those that are there."""
         _begin_lines(request)
         from_start = _text(request, "from", "") == "start"
         follow = bool(_number(request, "follow", 1))
-        await self.fleet.tail(lambda line: _write_line(request, line), from_start=from_start, follow=follow)
+        await self.log_view.tail(lambda line: _write_line(request, line), from_start=from_start, follow=follow)
 
     async def dead_letters(self, request: Request) -> None:
         """The dead letters that are kept."""
         _begin_lines(request)
-        await self.fleet.dead_letters(lambda line: _write_line(request, line))
+        await self.log_view.dead_letters(lambda line: _write_line(request, line))
 
     async def trim(self, request: Request) -> Any:
         """Make room in the log buffer."""
-        return await self.fleet.trim_logs(_json(request, TrimOrder).older_than)
+        return await self.log_view.trim(_json(request, TrimOrder).older_than)
 
     async def carves(self, request: Request) -> Any:
         """The newest carves."""
-        return {"carves": await self.fleet.carves(min(_number(request, "limit", 100), _MAX_PAGE))}
+        return {"carves": await self.carve_files.listing(min(_number(request, "limit", 100), _MAX_PAGE))}
 
     async def carve_file(self, request: Request, carve_id: str) -> None:
         """The bytes of a carve, with their SHA-256 in a header."""
-        path, sha256 = await self.fleet.carve_file(carve_id)
+        path, sha256 = await self.carve_files.file_of(carve_id)
         with path.open("rb") as file:
             request.setHeader(b"Content-Type", b"application/octet-stream")
             request.setHeader(b"Content-Length", str(path.stat().st_size).encode())

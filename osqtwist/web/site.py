@@ -245,7 +245,20 @@ class BodyLimits:
         return self.by_path.get(path, self.otherwise)
 
 
-class NodeSite(Site):
+class QuietSite(Site):
+    """A site without an access log in the Web's own format, and without tracebacks in its answers."""
+
+    displayTracebacks = False
+    noisy = False
+
+    def startFactory(self) -> None:
+        """Twisted would open its log here."""
+
+    def stopFactory(self) -> None:
+        """The counterpart."""
+
+
+class NodeSite(QuietSite):
     """
     The site that nodes talk to.
 
@@ -254,7 +267,6 @@ class NodeSite(Site):
     """
 
     protocol = NodeChannel  # type: ignore[assignment]
-    displayTracebacks = False
 
     def __init__(
         self,
@@ -287,12 +299,6 @@ class NodeSite(Site):
     def acceptableProtocols(self) -> list[bytes]:
         """HTTP/1.1 only: under HTTP/2 the peer's certificate is out of reach, and osquery does not speak it."""
         return [b"http/1.1"]
-
-    def startFactory(self) -> None:
-        """No access log in a format of the Web's: there is one structured line for each request instead."""
-
-    def stopFactory(self) -> None:
-        """The counterpart."""
 
     def end_connections(self, concerns: Callable[[NodeChannel], bool]) -> int:
         """Abort the open connections that are concerned; answers with how many there were."""

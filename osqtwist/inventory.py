@@ -1,0 +1,167 @@
+"""What operators see of the fleet and do to nodes, in shapes that are ready to be JSON."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import attrs
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+
+from osqtwist import __version__
+from osqtwist.configuration import NodeConfiguration
+from osqtwist.directory import Directory
+from osqtwist.interfaces import IStores, NoSuchThing, StoreFull, StoreUnavailable
+from osqtwist.metrics import Metrics
+from osqtwist.node import Node, Revocation, Sighting
+from osqtwist.parking import ParkedReads
+from osqtwist.targeting import Target
+
+ONLINE_WITHIN = 60.0
+"""A node that was heard of in this many seconds counts as online."""
+
+_PAGE = 500
+
+
+@attrs.frozen
+class Inventory:
+    """Nodes, and the figures of it all."""
+
+    clock: IReactorTime
+    stores: IStores
+    directory: Directory
+    configuration: NodeConfiguration
+    parked: ParkedReads
+    metrics: Metrics
+    started_at: float = attrs.field(factory=time.time)
+
+    async def ping(self) -> None:
+        """Fire if the store answers."""
+        await self.stores.ping()
+
+    async def update_metrics(self) -> None:
+        """Look up the figures that live in the store."""
+        metrics = self.metrics
+        try:
+            size = await self.stores.logs.size()
+            now = self.clock.seconds()
+            metrics.nodes_online.set(await self.stores.nodes.count_since(now - ONLINE_WITHIN))
+            metrics.nodes_known.set(await self.stores.nodes.count_since(0))
+        except (StoreUnavailable, StoreFull):
+            metrics.store_up.set(0)
+            return
+        metrics.store_up.set(1)
+        metrics.log_buffer_bytes.set(size.bytes)
+        metrics.log_buffer_budget_bytes.set(size.budget_bytes)
+        metrics.dead_letters.set(size.dead_letters)
+
+    async def status(self) -> dict[str, Any]:
+        """One page of figures."""
+        now = self.clock.seconds()
+        size = await self.stores.logs.size()
+        return {
+            "version": __version__,
+            "uptime_seconds": round(now - self.started_at, 1),
+            "nodes": await self.stores.nodes.count_since(0),
+            "nodes_online": await self.stores.nodes.count_since(now - ONLINE_WITHIN),
+            "nodes_revoked": len(await self.stores.nodes.revocations()),
+            "parked_reads": len(self.parked),
+            "open_queries": len(await self.stores.queries.open_queries(now)),
+            "log_buffer": {
+                "batches": size.batches,
+                "bytes": size.bytes,
+                "budget_bytes": size.budget_bytes,
+                "dead_letters": size.dead_letters,
+            },
+            "config_layers": self.configuration.layer_names(),
+        }
+
+    async def nodes(self, offset: int, limit: int, online: bool) -> dict[str, Any]:
+        """A page of nodes, the one heard of last first."""
+        now = self.clock.seconds()
+        node_ids = await self.stores.nodes.seen_since(now - ONLINE_WITHIN if online else 0.0, offset, limit)
+        nodes = await self.stores.nodes.get_many(node_ids)
+        sightings = await self.stores.nodes.sightings(node_ids)
+        page = [self._node_row(nodes[each], sightings.get(each), now) for each in node_ids if each in nodes]
+        return {"nodes": page, "next_offset": offset + limit if len(node_ids) == limit else None}
+
+    async def node(self, name: str) -> dict[str, Any]:
+        """One node, with everything known of it."""
+        node = await self._find(name)
+        sightings = await self.stores.nodes.sightings([node.node_id])
+        row = self._node_row(node, sightings.get(node.node_id), self.clock.seconds())
+        certificate = msgspec.to_builtins(node.certificate) if node.certificate else None
+        return row | {"host_details": node.host_details, "certificate": certificate}
+
+    async def config_of(self, name: str) -> dict[str, Any]:
+        """The config that a node gets, and which layers it is made of."""
+        node = await self._find(name)
+        answer = self.configuration.config_for(node.facts(), None)
+        return {
+            "node": node.node_id,
+            "layers": list(answer.layers),
+            "etag": answer.etag,
+            "config": msgspec.Raw(answer.body),
+        }
+
+    async def revoke(self, name: str, reason: str) -> dict[str, Any]:
+        """Refuse a node everywhere from now on."""
+        node = await self._find(name)
+        now = self.clock.seconds()
+        await self.stores.nodes.revoke(Revocation(node_id=node.node_id, revoked_at=now, reason=reason[:500]))
+        await self._announce(node.node_id)
+        return {"node": node.node_id, "revoked": True}
+
+    async def restore(self, name: str) -> dict[str, Any]:
+        """Take a revocation back."""
+        node = await self._find(name)
+        await self.stores.nodes.restore(node.node_id)
+        await self._announce(node.node_id)
+        return {"node": node.node_id, "revoked": False}
+
+    async def _find(self, name: str) -> Node:
+        found: list[Node] = await self.stores.nodes.find(name, 2)
+        if not found:
+            raise NoSuchThing(f"there is no node {name!r}")
+        if len(found) > 1:
+            raise NoSuchThing(f"{name!r} names more than one node; give its id")
+        return found[0]
+
+    async def _announce(self, node_id: str) -> None:
+        try:
+            await self.stores.signals.publish("nodes", node_id)
+        finally:
+            await self.directory.refresh_revocations()
+
+    async def online_names(self, target: Target) -> dict[str, str]:
+        """Id and name of every node of a target that was heard of lately and is not refused."""
+        await self.directory.flush()
+        since = self.clock.seconds() - ONLINE_WITHIN
+        names: dict[str, str] = {}
+        offset = 0
+        while page := await self.stores.nodes.seen_since(since, offset, _PAGE):
+            nodes = await self.stores.nodes.get_many(page)
+            for node in nodes.values():
+                if target.matches(node.facts()) and not self.directory.is_revoked(node.node_id):
+                    names[node.node_id] = node.name
+            offset += _PAGE
+        return names
+
+    def _node_row(self, node: Node, sighting: Sighting | None, now: float) -> dict[str, Any]:
+        return {
+            "node": node.node_id,
+            "name": node.name,
+            "proof": node.proof,
+            "host_identifier": node.host_identifier,
+            "platform": node.platform,
+            "osquery_version": node.osquery_version,
+            "tags": list(node.tags),
+            "enrolled_at": node.enrolled_at or None,
+            "first_seen_at": sighting.first_seen_at if sighting else None,
+            "seen_at": sighting.seen_at if sighting else None,
+            "online": bool(sighting and sighting.seen_at >= now - ONLINE_WITHIN),
+            "address": sighting.address if sighting else "",
+            "user_agent": sighting.user_agent if sighting else "",
+            "revoked": self.directory.is_revoked(node.node_id),
+        }
