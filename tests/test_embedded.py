@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from osqtwist.interfaces import StoreUnavailable
@@ -96,14 +96,6 @@ async def test_data_survives_a_stop_and_a_start(making: Making) -> None:
         assert not is_alive(pid)
     assert making.events == ["started", "stopped"] * 2
     assert not (making.folder / "valkey.sock").exists()
-
-
-@pytest_twisted.ensureDeferred
-async def test_a_start_takes_no_longer_than_it_must(making: Making) -> None:
-    """An empty Valkey is there in a fraction of a second."""
-    began = time.monotonic()
-    await making.valkey().start()
-    assert time.monotonic() - began < 0.8
 
 
 @pytest_twisted.ensureDeferred
@@ -332,7 +324,7 @@ async def test_a_long_file_may_take_longer(making: Making, monkeypatch: pytest.M
         for number in range(4000):
             talk.ask("SET", f"k{number}", "v")
     await embedded.stop()
-    monkeypatch.setattr(module, "START_SECONDS", 0.5)
+    monkeypatch.setattr(module, "START_SECONDS", 1.0)
     embedded = making.valkey(binary=making.program('exec "$VALKEY" "$@" --key-load-delay 500'))
     began = time.monotonic()
     await embedded.start()
@@ -350,7 +342,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(making: Making) -> None:
     pid = embedded._pid
     assert is_alive(pid)
     starting.cancel()
-    with pytest.raises(BaseException, match=r""):
+    with pytest.raises(CancelledError):
         await starting
     await embedded.stop()
     assert not is_alive(pid)

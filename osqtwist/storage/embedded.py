@@ -16,15 +16,15 @@ from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ProcessDone
+from twisted.internet.defer import TimeoutError as TimedOut
+from twisted.internet.error import ConnectError, ConnectionClosed, ProcessDone
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from osqtwist.interfaces import StoreUnavailable
-from osqtwist.storage.redis_connection import Login, RedisConnection
+from osqtwist.storage.redis_connection import Login
 from osqtwist.storage.redis_url import RedisPlace, endpoint_to
 
 START_SECONDS = 10.0
@@ -33,6 +33,8 @@ LOAD_SECONDS = 300.0
 STOP_SECONDS = 15.0
 _MAX_SOCKET_PATH = 100
 _STEP = 0.02
+_ASK_SECONDS = 2.0
+_MAX_WAIT = 30.0
 
 
 class EmbeddedStoreFailed(Exception):
@@ -95,9 +97,16 @@ class EmbeddedValkey:
             raise EmbeddedStoreFailed(
                 f"--state: {self.place.path} is longer than a socket's path may be ({_MAX_SOCKET_PATH} letters)"
             )
-        self._pid = await self._ask_pid()
-        if self._pid:
-            self._log.warn("a Valkey was left running (process {pid}); it is stopped first", pid=self._pid)
+        try:
+            left = await self._ask()
+        except _Mute:
+            raise EmbeddedStoreFailed(
+                f"{self.place.path}: a Valkey of an earlier server listens there and does not answer; end it first, "
+                "since two on one file would ruin it"
+            ) from None
+        if left is not None:
+            self._pid = left.pid
+            self._log.warn("a Valkey was left running (process {pid}); it is stopped first", pid=left.pid)
             await self._terminate()
         self._is_stopping = False
         self._spawn()
@@ -170,59 +179,74 @@ class EmbeddedValkey:
         )
 
     async def _wait_for_answer(self) -> None:
-        waited = 0.0
-        while waited < (LOAD_SECONDS if await self._is_loading() else START_SECONDS):
+        began = self.reactor.seconds()
+        patience = START_SECONDS
+        while (waited := self.reactor.seconds() - began) < patience:
             if self._ended is None or self._ended.called:
                 raise EmbeddedStoreFailed(f"Valkey does not start: {self._last_words()}")
-            if await self._ask_pid():
+            try:
+                answer = await self._ask(patience - waited)
+            except _Mute:
+                continue
+            if answer is not None and not answer.is_loading:
                 return
+            if answer is not None:
+                patience = LOAD_SECONDS
             await deferLater(self.reactor, _STEP)
-            waited += _STEP
         self._signal(signal.SIGKILL)
         raise EmbeddedStoreFailed(f"Valkey does not answer in {waited:.0f} s: {self._last_words()}")
 
-    async def _is_loading(self) -> bool:
-        return "oading" in self._last_words()
+    async def _ask(self, seconds: float = _ASK_SECONDS) -> _Answer | None:
+        """
+        What a Valkey says that listens on the socket; None if nobody listens.
 
-    async def _ask_pid(self) -> int:
-        """The process id of a Valkey that answers on the socket, or 0."""
-
-        async def there() -> Any:
-            return endpoint_to(self.reactor, self.place)
-
-        probe = RedisConnection(self.reactor, there, Login(), deadline=2.0, log_trouble=False)
-        probe.open()
+        :raise _Mute: somebody listens, and does not answer.
+        """
+        deadline = self.reactor.seconds() + seconds
+        while True:
+            try:
+                protocol: Any = await endpoint_to(self.reactor, self.place).connect(Factory.forProtocol(_Question))
+            except ConnectError:
+                return None
+            protocol.answer.addTimeout(deadline - self.reactor.seconds(), self.reactor)
+            try:
+                text = await protocol.answer
+                break
+            except (TimedOut, ConnectionClosed) as problem:
+                # One that was killed may take connections until the last of its threads has ended.
+                if self.reactor.seconds() + _STEP >= deadline:
+                    raise _Mute from problem
+                await deferLater(self.reactor, _STEP)
+            finally:
+                protocol.transport.abortConnection()
+        facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         try:
-            await probe.connected(1.0)
-            text = (await probe.execute("INFO", "server")).decode()
-        except StoreUnavailable:
-            return 0
-        finally:
-            probe.close()
-        return next((int(line.partition(":")[2]) for line in text.split("\r\n") if line.startswith("process_id:")), 0)
+            return _Answer(int(facts["process_id"]), facts["loading"] == "1")
+        except (KeyError, ValueError):
+            raise _Mute from None
 
     def _has_ended(self, reason: Failure) -> None:
         self._pid = 0
         if self._is_stopping:
             return
-        self._deaths += 1
-        # The first time at once; then with growing pauses, for a store that cannot run.
-        wait = min(30.0, 0.5 * 2**self._deaths) if self._deaths > 1 else 0.0
         status = "ended" if reason.check(ProcessDone) else f"died ({reason.getErrorMessage()})"
-        self._log.error(
-            "Valkey {status}; it is started again in {wait} s: {words}",
-            status=status,
-            wait=wait,
-            words=self._last_words(),
-        )
+        self._log.error("Valkey {status}: {words}", status=status, words=self._last_words())
         self.on_event("died")
-        self._restart = self.reactor.callLater(wait, self._again)
+        self._start_again()
 
-    def _again(self) -> None:
+    def _start_again(self) -> None:
+        # The first time at once; then with growing pauses, for a store that cannot run.
+        self._deaths += 1
+        wait = min(_MAX_WAIT, 0.5 * 2**self._deaths) if self._deaths > 1 else 0.0
+        self._log.info("Valkey is started again in {wait} s", wait=wait)
+        self._restart = self.reactor.callLater(wait, self._restarted)
+
+    def _restarted(self) -> None:
         try:
             self._spawn()
         except EmbeddedStoreFailed as problem:
             self._log.error("{problem}", problem=str(problem))
+            self._start_again()
 
     def _last_words(self) -> str:
         try:
@@ -246,6 +270,44 @@ class EmbeddedValkey:
                 os.kill(self._pid, number)
             except ProcessLookupError:
                 self._pid = 0
+
+
+class _Mute(Exception):
+    """Somebody listens on the socket, and does not answer."""
+
+
+@attrs.frozen
+class _Answer:
+    pid: int
+    is_loading: bool
+
+
+class _Question(Protocol):
+    """
+    Asks one thing on a new connection, while Valkey reads its file too: only INFO is answered then.
+
+    :ivar answer: fires with the text; fails when the connection ends without all of it.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Deferred[str] = Deferred()
+        self._received = b""
+
+    def connectionMade(self) -> None:
+        """Ask."""
+        self.transport.write(b"INFO\r\n")  # type: ignore[union-attr]
+
+    def dataReceived(self, data: bytes) -> None:
+        """Collect: ``$LENGTH``, the text."""
+        self._received += data
+        head, end, text = self._received.partition(b"\r\n")
+        if end and not self.answer.called and head[1:].isdigit() and len(text) >= int(head[1:]):
+            self.answer.callback(text.decode("utf-8", "replace"))
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Nothing more will come."""
+        if not self.answer.called:
+            self.answer.errback(reason)
 
 
 @attrs.define(eq=False)
