@@ -30,7 +30,7 @@ test: $(VENV)/test.stamp  ## All tests
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/test.stamp  ## The tests that take no time: run them on every save
-	$(BIN)/python -m pytest -m 'not slow' -q
+	$(BIN)/python -m pytest -m 'not slow' -q --numprocesses 2
 
 lint: $(VENV)/test.stamp  ## ruff and mypy
 	$(BIN)/ruff format --check osqtwist twisted tests bench

@@ -1,4 +1,8 @@
-"""Housekeeping: what the server deletes by itself, so that nothing grows without bound."""
+"""
+Housekeeping of the log buffer: what the server deletes by itself, and what it warns of before it is too late.
+
+A batch that some sink has not settled is never deleted here.  Without any sink, batches are deleted by age alone.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +13,44 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from osqtwist.interfaces import ILogBuffer, StoreFull, StoreUnavailable
+from osqtwist.admission import Admission
+from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
+from osqtwist.sinkview import SinkState, SinkView
 
-INTERVAL = 60.0
+INTERVAL = 5.0
+REPLAY_SHARE = 0.5
+"""The share of the budget up to which batches are kept after every sink has them, to be replayed."""
+WARN_SHARE = 0.5
+"""A sink that is behind by this share of the budget is warned of."""
+WARN_AGAIN = 600.0
 _AT_ONCE = 200
+_AT_MOST = 50
 
 
 @attrs.define(eq=False)
-class LogRetention(Service):
+class LogKeeping(Service):
     """
-    Deletes log batches and dead letters past their age.
+    Every few seconds: trims, tells the admission how full the buffer is, and warns of sinks that fall behind.
 
-    :ivar max_age: seconds; 0 keeps everything.
+    :ivar max_age: seconds; 0 keeps batches for as long as there is room.
     """
 
     clock: IReactorTime
-    buffer: ILogBuffer
+    stores: IStores
+    sinks: SinkView
+    admission: Admission
     max_age: float
     _loop: LoopingCall | None = attrs.field(default=None, init=False)
+    _warned: dict[str, float] = attrs.field(factory=dict, init=False)
+    _was_shut: bool = attrs.field(default=False, init=False)
     _log = Logger()
 
     def startService(self) -> None:
         """Begin."""
         super().startService()
-        if self.max_age:
-            self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self.sweep()))
-            self._loop.clock = self.clock
-            self._loop.start(INTERVAL, now=False)
+        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._round()))
+        self._loop.clock = self.clock
+        self._loop.start(INTERVAL, now=False)
 
     def stopService(self) -> None:
         """End."""
@@ -43,14 +58,60 @@ class LogRetention(Service):
         if self._loop and self._loop.running:
             self._loop.stop()
 
-    async def sweep(self) -> None:
-        """Delete what is too old now."""
-        before = self.clock.seconds() - self.max_age
-        deleted = 0
+    async def _round(self) -> None:
         try:
-            while part := await self.buffer.trim(before, _AT_ONCE):
-                deleted += part
+            await self.sweep()
+            await self.look()
         except (StoreUnavailable, StoreFull):
             return
+        except Exception:
+            self._log.failure("housekeeping failed; it is tried again")
+
+    async def sweep(self) -> None:
+        """Delete what is too old, and what no sink needs while room is short."""
+        before = self.clock.seconds() - self.max_age if self.max_age else 0.0
+        budget = (await self.stores.logs.size()).budget_bytes
+        deleted = 0
+        for _ in range(_AT_MOST):
+            part = await self.stores.logs.trim(before, int(budget * REPLAY_SHARE), _AT_ONCE)
+            deleted += part
+            if part < _AT_ONCE:
+                break
         if deleted:
-            self._log.info("{count} log batches past their retention are deleted", count=deleted)
+            self._log.debug("{count} log batches and dead letters are deleted", count=deleted)
+
+    async def look(self) -> None:
+        """See how full the buffer is, and who is behind."""
+        size = await self.stores.logs.size()
+        self.admission.fill = size.bytes / size.budget_bytes if size.budget_bytes else 0.0
+        if size.is_shut != self._was_shut:
+            self._was_shut = size.is_shut
+            if size.is_shut:
+                self._log.error("the log buffer is full (--log-budget-mib): nodes are told to keep their lines")
+            else:
+                self._log.info("the log buffer takes lines again")
+        states = await self.sinks.states()
+        for state in states:
+            self._warn(state, size.budget_bytes)
+        self._warned = {name: at for name, at in self._warned.items() if name in {each.name for each in states}}
+
+    def _warn(self, state: SinkState, budget: int) -> None:
+        now = self.clock.seconds()
+        is_behind = bool(budget) and state.lag.bytes >= budget * WARN_SHARE
+        is_unserved = state.state == "unserved" and state.lag.lines > 0
+        if not (is_behind or is_unserved):
+            if self._warned.pop(state.name, None) is not None:
+                self._log.info("sink {name} has caught up", name=state.name)
+            return
+        if now - self._warned.get(state.name, -WARN_AGAIN) < WARN_AGAIN:
+            return
+        self._warned[state.name] = now
+        self._log.warn(
+            "sink {name} is {state} and {lines} lines ({mib} MiB) behind{trouble}; once the log buffer is full, nodes "
+            "keep their lines. Mend it, or have nothing wait for it any more: osqtwist sink forget {name}",
+            name=state.name,
+            state=state.state,
+            lines=state.lag.lines,
+            mib=state.lag.bytes // 2**20,
+            trouble=f" ({state.trouble})" if state.trouble else "",
+        )

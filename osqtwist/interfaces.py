@@ -14,7 +14,6 @@ import attrs
 from zope.interface import Attribute, Interface
 
 from osqtwist.carve import CarveSession
-from osqtwist.logbatch import LogBatch
 from osqtwist.node import Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, QueryProgress, QueryResult, Taken
 
@@ -27,30 +26,8 @@ class StoreFull(Exception):
     """The store answers but keeps nothing new: out of memory, out of disk, or read-only.  Nothing was stored."""
 
 
-class BufferFull(Exception):
-    """The log buffer has reached its byte budget.  Nothing was stored; the node should try again later."""
-
-
 class NoSuchThing(LookupError):
     """What somebody asked for by name is not there; the text says what."""
-
-
-@attrs.frozen
-class BufferSize:
-    """How full the log buffer is.  :attr:`budget_bytes` 0 means no limit."""
-
-    batches: int
-    bytes: int
-    budget_bytes: int
-    dead_letters: int
-
-
-@attrs.frozen
-class StoredBatch:
-    """A batch in the buffer; ids grow with time and name a place to go on from."""
-
-    batch_id: str
-    batch: LogBatch
 
 
 @attrs.frozen
@@ -158,35 +135,6 @@ class IQueryStore(Interface):
         """How far a query has come; all zero if it is unknown."""
 
 
-class ILogBuffer(Interface):
-    """The lines that nodes posted, until they are delivered."""
-
-    async def append(batch: LogBatch) -> str:
-        """
-        Keep a batch and its dead letters, as one step; answers with the batch's id (empty if ``count`` is 0).
-
-        The Deferred fires when the batch would survive a restart of this process.  osquery deletes its own copy
-        as soon as we answer (buffered.cpp), so firing earlier loses logs.
-
-        :raise BufferFull: the byte budget is used up.
-        """
-
-    async def read(after: str, count: int) -> list[StoredBatch]:
-        """Batches after the id ``after`` (empty: from the oldest), oldest first, at most ``count``."""
-
-    async def last_id() -> str:
-        """The id of the newest batch ever appended, for reading only what comes next; empty if there is none."""
-
-    async def dead_letters(after: str, count: int) -> list[StoredBatch]:
-        """Dead letters: batches with ``dead`` lines only (``count`` 0, ``data`` an empty array), oldest first."""
-
-    async def size() -> BufferSize:
-        """How full the buffer is."""
-
-    async def trim(before: float, limit: int) -> int:
-        """Delete at most ``limit`` batches and dead letters received before ``before``; answers with how many."""
-
-
 class ICarveStore(Interface):
     """Which carves there are and which of their blocks have come.  The bytes are in files, not here."""
 
@@ -217,7 +165,8 @@ class ISignals(Interface):
     Wake-ups between processes.  A signal says "look again" and may be lost; the store is the truth.
 
     Topics in use: ``queries`` (a query was added or cancelled), ``results`` (payload: query id), ``nodes``
-    (payload: node id; its record or a revocation changed), ``logs`` (a batch was appended).
+    (payload: node id; its record or a revocation changed), ``logs`` (a batch was appended), ``sinks``
+    (payload: sink; it was paused, resumed, rewound or forgotten).
     """
 
     async def publish(topic: str, payload: str = "") -> None:
@@ -241,7 +190,8 @@ class IStores(Interface):
 
     nodes = Attribute("an INodeStore")
     queries = Attribute("an IQueryStore")
-    logs = Attribute("an ILogBuffer")
+    logs = Attribute("an osqtwist.loginterfaces.ILogBuffer")
+    sinks = Attribute("an osqtwist.loginterfaces.ISinkQueues")
     carves = Attribute("an ICarveStore")
     signals = Attribute("an ISignals")
 

@@ -54,7 +54,9 @@ class Inventory:
         metrics.store_up.set(1)
         metrics.log_buffer_bytes.set(size.bytes)
         metrics.log_buffer_budget_bytes.set(size.budget_bytes)
+        metrics.log_buffer_shut.set(size.is_shut)
         metrics.dead_letters.set(size.dead_letters)
+        metrics.dead_letters_dropped.set(size.dropped_dead_letters)
 
     async def status(self) -> dict[str, Any]:
         """One page of figures."""
@@ -73,6 +75,7 @@ class Inventory:
                 "bytes": size.bytes,
                 "budget_bytes": size.budget_bytes,
                 "dead_letters": size.dead_letters,
+                "shut": size.is_shut,
             },
             "config_layers": self.configuration.layer_names(),
         }

@@ -1,13 +1,14 @@
-"""Log posts: sorted into good lines and dead letters, and kept before they are acknowledged."""
+"""Log posts: admitted, sorted into good lines and dead letters, and kept before they are acknowledged."""
 
 from __future__ import annotations
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
+from osqtwist.admission import Admission
 from osqtwist.authentication import Caller
-from osqtwist.interfaces import ILogBuffer
 from osqtwist.logbatch import LogBatch
+from osqtwist.loginterfaces import ILogBuffer
 from osqtwist.metrics import Metrics
 from osqtwist.targeting import NodeFacts
 from osqtwist.wire import LogRequest, digest_of, sort_lines
@@ -23,6 +24,7 @@ class LogIntake:
 
     clock: IReactorTime
     buffer: ILogBuffer
+    admission: Admission
     metrics: Metrics
     max_line_bytes: int
 
@@ -32,6 +34,7 @@ class LogIntake:
 
         Firing is the promise that the node may delete them.
 
+        :raise NotNow: it is not this node's turn; nothing was kept.
         :raise BufferFull: nothing was kept.
         :raise StoreUnavailable: the same, as far as is known; the node sends them again.
         """
@@ -39,23 +42,30 @@ class LogIntake:
             return 0
         data, count, dead = sort_lines(request, self.max_line_bytes)
         certificate = caller.certificate
-        await self.buffer.append(
-            LogBatch(
-                node_id=caller.node_id,
-                node_name=facts.name,
-                log_type=request.log_type,
-                data=data,
-                count=count,
-                digest=digest_of(request),
-                received_at=self.clock.seconds(),
-                address=address,
-                identity=certificate.value if certificate else "",
-                issuer=certificate.issuer if certificate else "",
-                serial=certificate.serial if certificate else "",
-                tags=tuple(sorted(facts.tags)),
-                dead=dead,
-            )
+        batch = LogBatch(
+            node_id=caller.node_id,
+            node_name=facts.name,
+            log_type=request.log_type,
+            data=data,
+            count=count,
+            digest=digest_of(request),
+            received_at=self.clock.seconds(),
+            address=address,
+            identity=certificate.value if certificate else "",
+            issuer=certificate.issuer if certificate else "",
+            serial=certificate.serial if certificate else "",
+            tags=tuple(sorted(facts.tags)),
+            dead=dead,
         )
+        size = batch.size
+        self.admission.enter(caller.node_id, size)
+        try:
+            appended = await self.buffer.append(batch)
+        finally:
+            self.admission.leave(size)
+        if appended.is_duplicate:
+            self.metrics.log_batches_repeated.inc()
+            return 0
         if count:
             self.metrics.log_lines.labels(log_type=request.log_type).inc(count)
         self.metrics.log_lines_dead.inc(len(dead))

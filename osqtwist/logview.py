@@ -8,9 +8,11 @@ from typing import Any
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from osqtwist.interfaces import IStores, StoredBatch
+from osqtwist.interfaces import IStores
 from osqtwist.logbatch import event_id
+from osqtwist.loginterfaces import StoredBatch
 from osqtwist.lookagain import LookAgain
+from osqtwist.sinkview import dead_lines, origin_of
 from osqtwist.wire import decode_array
 
 _BATCHES_AT_ONCE = 50
@@ -52,34 +54,20 @@ class LogView:
         while page := await self.stores.logs.dead_letters(cursor, _BATCHES_AT_ONCE):
             for stored in page:
                 cursor = stored.batch_id
-                for dead in stored.batch.dead:
-                    line = dead.line.decode("utf-8", "backslashreplace")
-                    emit(_origin(stored) | {"reason": dead.reason, "text": line})
+                for line in dead_lines(stored):
+                    emit(line)
 
     async def trim(self, older_than: float) -> dict[str, Any]:
-        """Delete old batches and dead letters."""
+        """Delete old batches that every sink has, and old dead letters."""
         before = self.clock.seconds() - older_than
         deleted = 0
-        while part := await self.stores.logs.trim(before, _TRIM_AT_ONCE):
+        while part := await self.stores.logs.trim(before, 0, _TRIM_AT_ONCE):
             deleted += part
         return {"deleted": deleted}
 
 
-def _origin(stored: StoredBatch) -> dict[str, Any]:
-    batch = stored.batch
-    return {
-        "node": batch.node_id,
-        "name": batch.node_name,
-        "identity": batch.identity,
-        "serial": batch.serial,
-        "address": batch.address,
-        "received_at": batch.received_at,
-        "log_type": batch.log_type,
-    }
-
-
 def _lines(stored: StoredBatch) -> list[dict[str, Any]]:
-    batch, origin = stored.batch, _origin(stored)
+    batch, origin = stored.batch, origin_of(stored)
     return [
         origin | {"event_id": event_id(batch.node_id, batch.digest, index), "line": line}
         for index, line in enumerate(decode_array(batch.data))

@@ -64,6 +64,11 @@ class Metrics:
         self.log_lines_dead = Counter(
             "osqtwist_log_lines_dead", "Log lines put into the dead-letter stream.", registry=registry
         )
+        self.log_batches_repeated = Counter(
+            "osqtwist_log_batches_repeated",
+            "Log batches that a node sent again though they were stored.",
+            registry=registry,
+        )
         self.parked_reads = Gauge("osqtwist_parked_reads", "Distributed reads held open now.", registry=registry)
         self.reads_ended = Counter(
             "osqtwist_reads_ended", "Distributed reads, by how they ended.", ["way"], registry=registry
@@ -92,7 +97,54 @@ class Metrics:
         self.log_buffer_budget_bytes = Gauge(
             "osqtwist_log_buffer_budget_bytes", "Byte budget of the log buffer, 0 for none.", registry=registry
         )
+        self.log_buffer_shut = Gauge(
+            "osqtwist_log_buffer_shut",
+            "Whether the log buffer takes nothing: 1 from the budget down to the low mark.",
+            registry=registry,
+        )
         self.dead_letters = Gauge("osqtwist_dead_letters", "Entries in the dead-letter stream.", registry=registry)
+        self.dead_letters_dropped = Gauge(
+            "osqtwist_dead_letters_dropped", "Entries of dead letters that made room for newer ones.", registry=registry
+        )
+        self.sink_lag_lines = Gauge(
+            "osqtwist_sink_lag_lines", "Lines that a sink has not settled, at most.", ["sink"], registry=registry
+        )
+        self.sink_lag_bytes = Gauge(
+            "osqtwist_sink_lag_bytes", "Bytes of batches that a sink has not settled.", ["sink"], registry=registry
+        )
+        self.sink_lag_seconds = Gauge(
+            "osqtwist_sink_lag_seconds",
+            "Age of the oldest batch that a sink has not settled.",
+            ["sink"],
+            registry=registry,
+        )
+        self.sink_lines = Gauge(
+            "osqtwist_sink_lines", "Lines a sink took since its process started.", ["sink"], registry=registry
+        )
+        self.sink_refused = Gauge(
+            "osqtwist_sink_refused_lines",
+            "Lines a sink refused for good since its process started.",
+            ["sink"],
+            registry=registry,
+        )
+        self.sink_failures = Gauge(
+            "osqtwist_sink_failures",
+            "Deliveries that failed and were tried again since the sink's process started.",
+            ["sink"],
+            registry=registry,
+        )
+        self.sink_dead_letters = Gauge(
+            "osqtwist_sink_dead_letters",
+            "Entries of lines that a sink refused and that are kept.",
+            ["sink"],
+            registry=registry,
+        )
+        self.sink_up = Gauge(
+            "osqtwist_sink_up",
+            "1 if a delivery process serves the sink and its last delivery succeeded, or it is paused; else 0.",
+            ["sink"],
+            registry=registry,
+        )
         self.nodes_online = Gauge("osqtwist_nodes_online", "Nodes seen in the last minute.", registry=registry)
         self.nodes_known = Gauge("osqtwist_nodes", "Nodes ever seen and not forgotten.", registry=registry)
         self.store_up = Gauge("osqtwist_store_up", "Whether the store answers: 1 or 0.", registry=registry)

@@ -16,12 +16,16 @@ import msgspec
 
 from osqtwist.distributed import MAX_HOLD
 from osqtwist.identity import IdentityRule, TagRule
+from osqtwist.loginterfaces import Budgets
+from osqtwist.storage.redis_durability import DurabilityLevel
 from osqtwist.web.site import Deadlines
 
+_MIB = 2**20
 ENVIRONMENT_PREFIX = "OSQTWIST_"
 
 ClientAuth = Literal["required", "optional", "none"]
 StaleCrl = Literal["accept", "refuse"]
+Role = Literal["all", "nodes", "delivery"]
 
 
 class BadSetting(Exception):
@@ -46,18 +50,28 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     redis_prefix: str = "osqtwist:"
     state: str = "state"
     admin: str = ""
+    role: Role = "all"
     workers: int = 1
     hold: float = 10.0
     keep_connections: bool = False
     route_prefix: str = ""
     log_budget_mib: int = 1024
+    dead_letter_budget_mib: int = 64
     log_retention_hours: float = 72.0
+    node_log_kib: int = 1024
+    durability: DurabilityLevel = "append"
     max_log_body_mib: int = 64
     max_carve_mib: int = 4096
     request_log: bool = True
     identity: tuple[IdentityRule, ...] = (IdentityRule(),)
     certificate_tags: tuple[TagRule, ...] = ()
     deadlines: Deadlines = Deadlines()
+    sink: dict[str, dict[str, Any]] = {}
+
+    @property
+    def budgets(self) -> Budgets:
+        """The budgets of the log buffer."""
+        return Budgets(live=self.log_budget_mib * _MIB, dead=self.dead_letter_budget_mib * _MIB)
 
     @property
     def makes_development_set_up(self) -> bool:
@@ -86,19 +100,29 @@ HELP: dict[str, tuple[str, str]] = {
     "redis_prefix": ("TEXT", "begins every key in Redis"),
     "state": ("DIR", "embedded store, admin socket, carves, signing keys"),
     "admin": ("ENDPOINT", "the operators' socket: unix:PATH; by default admin.sock in the state folder"),
+    "role": (
+        "all|nodes|delivery",
+        "serve nodes and deliver logs to the sinks, or one of the two; delivery alone needs --redis",
+    ),
     "workers": ("N", "node-facing processes sharing the ports"),
     "hold": ("SECONDS", "how long a distributed read is held, 0 to 12"),
     "keep_connections": ("yes|no", "keep connections for further requests; osqueryd never makes any"),
     "route_prefix": ("PATH", "a prefix that every route answers under too, such as /public/osquery"),
     "log_budget_mib": ("N", "size of the log buffer in MiB; past it nodes are told to keep their lines; 0: no limit"),
-    "log_retention_hours": ("N", "batches older than this are deleted from the log buffer; 0: never"),
+    "dead_letter_budget_mib": ("N", "size of the dead letters in MiB, and again of each sink's; the oldest make room"),
+    "log_retention_hours": ("N", "batches that every sink has are kept so long, if there is room; 0: while there is"),
+    "node_log_kib": ("N", "KiB of logs that one node may post a second, on average; 0: no limit"),
+    "durability": (
+        "append|fsync|replica|fsync+replica",
+        "when a node may forget its lines: once Redis has them, once they are on its disk, on a replica, or on both",
+    ),
     "max_log_body_mib": ("N", "largest log and distributed write body, as it comes and inflated, in MiB"),
     "max_carve_mib": ("N", "largest carve, in MiB"),
     "request_log": ("yes|no", "one log line for each request; refusals and failures get one anyway"),
 }
 """For each option what stands for its value, and what it means."""
 
-_TABLES = ("identity", "certificate_tags", "deadlines")
+_TABLES = ("identity", "certificate_tags", "deadlines", "sink")
 _WORDS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
@@ -178,7 +202,14 @@ def _plainly(problem: msgspec.ValidationError) -> str:
     return f"something else ({text})"
 
 
-_AT_LEAST = {"log_budget_mib": 0, "log_retention_hours": 0, "max_log_body_mib": 1, "max_carve_mib": 1}
+_AT_LEAST = {
+    "log_budget_mib": 0,
+    "dead_letter_budget_mib": 1,
+    "node_log_kib": 0,
+    "log_retention_hours": 0,
+    "max_log_body_mib": 1,
+    "max_carve_mib": 1,
+}
 
 
 def _check(settings: Settings) -> None:
@@ -188,6 +219,10 @@ def _check(settings: Settings) -> None:
         raise BadSetting(
             f"--hold is {settings.hold:g}; it must be from 0 to {MAX_HOLD:g}: osquery gives up on a request at 16 s"
         )
+    if settings.role == "delivery" and not settings.redis:
+        raise BadSetting("--role delivery needs --redis: the log buffer of the servers that it delivers from")
+    if settings.role == "delivery" and not settings.sink:
+        raise BadSetting("--role delivery needs at least one [sink.NAME] block in the settings file")
     if settings.workers != 1:
         raise BadSetting(f"--workers is {settings.workers}; only 1 works in this version")
     if settings.admin and not settings.admin.startswith("unix:"):

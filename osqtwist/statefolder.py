@@ -128,3 +128,26 @@ class StateFolder:
             os.fsync(stream.fileno())
         self.owner.take([partial])
         partial.replace(path)
+
+
+def lock_slot(folder: Path, name: str) -> tuple[IO[str], int]:
+    """
+    The first free place among processes of one sort, for as long as the file that this answers with is open.
+
+    After a ``kill -9`` the place is free at once, so the next process gets the same one.
+
+    :raise UnusableState: the folder cannot be written to.
+    """
+    for number in range(1, 1000):
+        path = folder / f"{name}-{number}.lock"
+        try:
+            file = path.open("a+", encoding="ascii")
+        except OSError as problem:
+            raise UnusableState(f"{path}: {problem.strerror}") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        return file, number
+    raise UnusableState(f"--state {folder}: too many {name} processes")

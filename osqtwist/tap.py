@@ -11,7 +11,7 @@ import atexit
 import encodings.idna
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,17 @@ from twisted.python import usage
 from twisted.web.resource import IResource
 from twisted.web.server import Request
 
+from osqtwist.admission import Admission
+from osqtwist.announcement import SAMPLE_CONFIG, announce, node_files
 from osqtwist.authentication import Authentication
 from osqtwist.carves import CarveLimits, Carves
 from osqtwist.configuration import ConfigFolder, NodeConfiguration
+from osqtwist.delivering import Instructions, child_words, delivery_service
 from osqtwist.directory import Directory
 from osqtwist.distributed import Distributed
 from osqtwist.enrollment import Enrollment, EnrollSecrets, parse_enroll_secrets
-from osqtwist.flags import NodeFiles, existing, flagfile
-from osqtwist.housekeeping import LogRetention
+from osqtwist.flags import flagfile
+from osqtwist.housekeeping import LogKeeping
 from osqtwist.identity import CertificateIdentity, IdentityCache
 from osqtwist.interfaces import IStores, StoreUnavailable
 from osqtwist.inventory import Inventory
@@ -46,14 +49,19 @@ from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys
 from osqtwist.parking import ParkedReads
 from osqtwist.pki import DevelopmentPKI, UnusablePKI, development_pki
-from osqtwist.ports import BoundPort, UnusablePort, bind_all
+from osqtwist.ports import UnusablePort, bind_all
 from osqtwist.reloading import HangUp, SecretsFile
 from osqtwist.server import Server, StartFailed
 from osqtwist.settings import HELP, BadSetting, Settings, default_of, gather
+from osqtwist.sinkinterfaces import BadSinkSetting
+from osqtwist.sinksettings import read_sinks
+from osqtwist.sinkview import SinkView
 from osqtwist.statefolder import CARVES, STORE, Owner, StateFolder, UnusableState
 from osqtwist.storage.embedded import EmbeddedStoreFailed, EmbeddedValkey, find_binary
 from osqtwist.storage.redis import RedisStores
-from osqtwist.storage.redis_url import BadRedisURL, check_redis, parse_redis_url
+from osqtwist.storage.redis_durability import NotDurable
+from osqtwist.storage.redis_url import BadRedisURL, RedisPlace, check_redis, parse_redis_url
+from osqtwist.supervision import ChildProcess
 from osqtwist.tls import (
     CredentialWatch,
     LoadedTLS,
@@ -73,12 +81,14 @@ _log = Logger()
 # werkzeug asks for this codec at the first request; by then twistd may have given up the right to read it.
 _PRELOADED = encodings.idna
 
-SAMPLE_CONFIG = Path(__file__).parent / "sample_config"
 DEVELOPMENT_CERTS = Path("certs")
 
 _MIB = 2**20
 _SMALL_BODY = _MIB
 _CARVE_BODY = 24 * _MIB
+# A node that was away posts its backlog at 1,024 lines a post, one every few seconds.
+_BURST_SECONDS = 60
+_MAX_LOGS_UNDER_WAY = 256 * _MIB
 # osquery drops longer lines itself (logger_tls_max_linesize), unless it is told otherwise.
 MAX_LINE_BYTES = 4 * _MIB
 _EXPECTED = (
@@ -88,6 +98,8 @@ _EXPECTED = (
     UnusablePort,
     BadConfiguration,
     BadRedisURL,
+    BadSinkSetting,
+    NotDurable,
     StoreUnavailable,
     UnusablePKI,
     EmbeddedStoreFailed,
@@ -161,14 +173,19 @@ def owner_of(options: Options) -> Owner:
     return Owner(twistd.get("uid"), twistd.get("gid")) if os.getuid() == 0 else Owner()
 
 
-def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> Server:
+def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> IService:
     """
     Put a server together: what it needs on disk is made or checked, its ports are bound.
+
+    With the role ``delivery`` it is a delivery process and nothing else.
 
     :raise BadSetting: and the other exceptions that name what an operator has to mend.
     """
     state = StateFolder(Path(settings.state).absolute(), owner)
     state.prepare()
+    if settings.role == "delivery":
+        _look_at_redis(settings)
+        return delivery_service(reactor, settings, settings.redis)
     lock = state.lock()
     settings, secret_path, development = _with_credentials(settings, state)
     metrics = Metrics()
@@ -183,14 +200,14 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> Ser
     )
     embedded = None
     if settings.redis:
-        place = parse_redis_url(settings.redis)
-        for warning in check_redis(place):
-            _log.warn("{warning}", warning=warning)
+        place = _look_at_redis(settings)
     else:
         find_binary()
         embedded = EmbeddedValkey(reactor, state.path / STORE)
         place = embedded.place
-    stores = RedisStores(reactor, place, settings.redis_prefix, settings.log_budget_mib * _MIB)
+        if "replica" in settings.durability:
+            raise BadSetting(f"--durability {settings.durability} needs --redis: the private Valkey has no replica")
+    stores = RedisStores(reactor, place, settings.redis_prefix, settings.budgets, settings.durability)
     ports = bind_all(settings.port)
     identities = PeerIdentities(IdentityCache(settings.identity, settings.certificate_tags))
     node_keys = NodeKeys(state.signing_keys())
@@ -208,7 +225,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> Ser
     site = node_site(reactor, settings, parts.api.app(settings.route_prefix).resource(), metrics)
 
     def flags() -> str:
-        return flagfile(f"localhost:{ports[0].number}", _node_files(development, secret_path), settings.route_prefix)
+        return flagfile(f"localhost:{ports[0].number}", node_files(development, secret_path), settings.route_prefix)
 
     admin = parts.admin(flags)
     watches: list[IService] = [folder, CredentialWatch(reactor, tls)]
@@ -227,11 +244,11 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> Ser
         services=[
             *watches,
             HangUp(reactor, reloads),
-            LogRetention(reactor, stores.logs, settings.log_retention_hours * 3600),
             *parts.services,
+            *_delivery_child(reactor, settings, settings.redis or f"unix:{place.path}"),
         ],
         listen_admin=lambda: _listen_admin(reactor, settings.admin_socket.absolute(), admin),
-        on_ready=lambda: _announce(settings, ports, development, secret_path, flags()),
+        on_ready=lambda: announce(settings, ports, development, secret_path, flags()),
         on_failure=lambda sentence: _fail(reactor, sentence),
         expected_failures=(StartFailed, StoreUnavailable, EmbeddedStoreFailed),
         lock=lock,
@@ -246,11 +263,12 @@ class Parts:
     inventory: Inventory
     live: LiveQueries
     log_view: LogView
+    sinks: SinkView
     services: list[IService]
 
     def admin(self, flags: Callable[[], str]) -> AdminAPI:
         """The operators' API over these parts."""
-        return AdminAPI(self.inventory, self.live, self.log_view, self.api.carves, self.api.metrics, flags)
+        return AdminAPI(self.inventory, self.live, self.log_view, self.sinks, self.api.carves, self.api.metrics, flags)
 
 
 def assemble(
@@ -290,6 +308,8 @@ def assemble(
     def certificate_of(request: Request) -> CertificateIdentity | None:
         return identities.of(request.transport)
 
+    rate = settings.node_log_kib * 1024
+    admission = Admission(reactor, rate, max(_BURST_SECONDS * rate, _MIB), _MAX_LOGS_UNDER_WAY)
     api = NodeAPI(
         exchange=Exchange(reactor, metrics, in_thread, settings.max_log_body_mib * _MIB, settings.request_log),
         certificate_of=certificate_of,
@@ -308,7 +328,7 @@ def assemble(
         directory=directory,
         configuration=configuration,
         distributed=distributed,
-        logs=LogIntake(reactor, stores.logs, metrics, MAX_LINE_BYTES),
+        logs=LogIntake(reactor, stores.logs, admission, metrics, MAX_LINE_BYTES),
         carves=carves,
         metrics=metrics,
         hold=settings.hold,
@@ -316,7 +336,9 @@ def assemble(
     )
     inventory = Inventory(reactor, stores, directory, configuration, parked, metrics)
     live = LiveQueries(reactor, stores, distributed, inventory)
-    return Parts(api, inventory, live, LogView(reactor, stores), [directory, distributed])
+    sinks = SinkView(reactor, stores, metrics)
+    keeping = LogKeeping(reactor, stores, sinks, admission, settings.log_retention_hours * 3600)
+    return Parts(api, inventory, live, LogView(reactor, stores), sinks, [directory, distributed, keeping])
 
 
 def node_site(reactor: Any, settings: Settings, resource: IResource, metrics: Metrics) -> NodeSite:
@@ -344,6 +366,23 @@ def body_limits(settings: Settings) -> BodyLimits:
     return BodyLimits(
         {path.encode(): limit for route, limit in by_route.items() for path in table[route]}, otherwise=_SMALL_BODY
     )
+
+
+def _look_at_redis(settings: Settings) -> RedisPlace:
+    place = parse_redis_url(settings.redis)
+    for warning in check_redis(place, settings.durability if settings.role != "delivery" else "append"):
+        _log.warn("{warning}", warning=warning)
+    return place
+
+
+def _delivery_child(reactor: Any, settings: Settings, redis_url: str) -> list[IService]:
+    """The child that delivers logs, if there is anything to deliver to."""
+    if not settings.sink or settings.role == "nodes":
+        return []
+    for plan in read_sinks(settings.sink):
+        plan.make(reactor)
+    instructions = msgspec.json.encode(Instructions(settings, redis_url))
+    return [ChildProcess(reactor, "delivery", child_words(), instructions)]
 
 
 def _with_credentials(settings: Settings, state: StateFolder) -> tuple[Settings, Path | None, DevelopmentPKI | None]:
@@ -411,48 +450,6 @@ async def _listen_admin(reactor: Any, path: Path, admin: AdminAPI) -> IListening
 def _reason(problem: Exception) -> str:
     inner = getattr(problem, "socketError", problem)
     return getattr(inner, "strerror", None) or str(inner)
-
-
-def _node_files(development: DevelopmentPKI | None, secret_path: Path | None) -> NodeFiles:
-    if development is None:
-        # Where osquery's packages keep such files; a real node has its own.
-        secret = "/etc/osquery/enroll-secret" if secret_path else ""
-        return NodeFiles("/etc/osquery/server-ca.pem", "/etc/osquery/node.pem", "/etc/osquery/node.key", secret)
-    return NodeFiles(
-        existing(development.certificate("ca")),
-        existing(development.certificate("node")),
-        existing(development.key("node")),
-        existing(secret_path) if secret_path else "",
-    )
-
-
-def _announce(
-    settings: Settings,
-    ports: Sequence[BoundPort],
-    development: DevelopmentPKI | None,
-    secret_path: Path | None,
-    flags: str,
-) -> None:
-    for port in ports:
-        _log.info("osqtwist serves nodes on {port}", port=str(port))
-    _log.info("osqtwist serves operators on unix:{path}", path=str(settings.admin_socket.absolute()))
-    if development is None:
-        return
-    _log.warn("these are DEVELOPMENT certificates: whoever reads {key} can be any node", key=development.key("ca"))
-    text = (
-        "\n"
-        f"  certificates  {development.folder}   DEVELOPMENT ONLY: whoever reads ca.key can be any node\n"
-        f"  enroll secret {secret_path}\n"
-        f"  state         {Path(settings.state).absolute()}\n"
-        f"  config        {Path(settings.config).absolute() if settings.config else SAMPLE_CONFIG}\n"
-        "\n"
-        "An osqueryd flagfile that works with this server (osqtwist flags prints it again):\n\n" + flags
-    )
-    # twistd turns what is printed into log lines; this is for eyes and for copying.
-    if sys.__stdout__ is not None and sys.__stdout__.isatty():
-        print(text, file=sys.__stdout__, flush=True)
-    else:
-        _log.info("{text}", text=text)
 
 
 def _fail(reactor: Any, sentence: str) -> None:

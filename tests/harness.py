@@ -24,6 +24,7 @@ from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
 from osqtwist.identity import CertificateIdentity
 from osqtwist.interfaces import StoreUnavailable
 from osqtwist.layers import parse_layer
+from osqtwist.loginterfaces import Budgets
 from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys, new_signing_key
 from osqtwist.query import DistributedQuery, new_query_id
@@ -120,9 +121,9 @@ class InMemoryServer:
         self.reactor = ClockReactor()
         self.settings = Settings(**settings)
         self.certificate: str | None = None
-        self.stores = MemoryStores(self.reactor, log_budget_bytes=1_000_000)
+        self.stores = MemoryStores(self.reactor, Budgets(live=1_000_000))
         self.outages = {}
-        for name in ("nodes", "queries", "logs", "carves"):
+        for name in ("nodes", "queries", "logs", "sinks", "carves"):
             self.outages[name] = Outage(getattr(self.stores, name))
             setattr(self.stores, name, self.outages[name])
         self.metrics = Metrics()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -15,25 +16,24 @@ from zope.interface.verify import verifyObject
 
 from osqtwist.carve import CarveSession
 from osqtwist.interfaces import (
-    BufferFull,
     ICarveStore,
-    ILogBuffer,
     INodeStore,
     IQueryStore,
     ISignals,
     IStores,
 )
-from osqtwist.logbatch import DeadLine, LogBatch
+from osqtwist.logbatch import LogBatch
+from osqtwist.loginterfaces import ILogBuffer, ISinkQueues
 from osqtwist.node import Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult
 from osqtwist.storage.memory import MemoryStores
 from osqtwist.targeting import Target
 from tests.stores import RealValkey, valkey
 
+_numbers = itertools.count()
 NODE = "0" * 20
 # Redis deletes by its own clock what has expired long ago.
 NOW = int(time.time()) + 0.25
-BUDGET = 10_000
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +45,8 @@ def server() -> Iterator[RealValkey]:
 @pytest_twisted.async_yield_fixture(params=["memory", "valkey"])
 async def stores(request: pytest.FixtureRequest, server: RealValkey) -> AsyncIterator[Any]:
     """Each store in turn, empty."""
-    found: Any
-    if request.param == "memory":
-        found = MemoryStores(reactor, BUDGET)  # type: ignore[arg-type]
-    else:
-        found = server.stores(reactor, log_budget_bytes=BUDGET)
+    clock: Any = reactor
+    found: Any = MemoryStores(clock) if request.param == "memory" else server.stores(reactor)
     await found.ready()
     yield found
     await found.close()
@@ -86,7 +83,7 @@ def a_batch(text: str = "x", **more: Any) -> LogBatch:
         "log_type": "result",
         "data": data,
         "count": 1,
-        "digest": "d",
+        "digest": f"d{next(_numbers)}",
         "received_at": NOW,
     }
     return LogBatch(**{**fields, **more})
@@ -120,6 +117,7 @@ async def test_stores_provide_their_interfaces(stores: Any) -> None:
         (INodeStore, "nodes"),
         (IQueryStore, "queries"),
         (ILogBuffer, "logs"),
+        (ISinkQueues, "sinks"),
         (ICarveStore, "carves"),
         (ISignals, "signals"),
     ):
@@ -293,92 +291,6 @@ async def test_results_have_a_size_limit_and_pages(stores: Any) -> None:
     assert bytes(rest[0].result.rows) == b"[]"
     assert await stores.queries.progress("q1") == QueryProgress(4, 4, 0, 22)
     assert await stores.queries.results("q9", "", 3) == []
-
-
-# -- logs
-
-
-@pytest_twisted.ensureDeferred
-async def test_batches_come_back_in_order_and_whole(stores: Any) -> None:
-    """With their bytes as they came, and who sent them; reading goes on from an id."""
-    sent = [a_batch(f"\\u0001{number}é", tags=("a",), identity="i", received_at=NOW + number) for number in range(3)]
-    ids = [await stores.logs.append(batch) for batch in sent]
-    assert [each.batch for each in await stores.logs.read("", 10)] == sent
-    assert [each.batch_id for each in await stores.logs.read(ids[0], 1)] == [ids[1]]
-    assert await stores.logs.last_id() == ids[-1]
-    assert (await stores.logs.size()).batches == 3
-
-
-@pytest_twisted.ensureDeferred
-async def test_dead_letters_are_kept_apart(stores: Any) -> None:
-    """One append keeps good lines and bad ones; each is read in its place."""
-    dead = (DeadLine(b'"\xff"', "not an object"),)
-    batch_id = await stores.logs.append(a_batch(dead=dead))
-    assert batch_id
-    assert await stores.logs.append(a_batch(data=b"[]", count=0, dead=dead)) == ""
-    (live,) = await stores.logs.read("", 10)
-    assert live.batch.dead == ()
-    letters = await stores.logs.dead_letters("", 10)
-    assert [(each.batch.dead, each.batch.count, each.batch.data) for each in letters] == [(dead, 0, b"[]")] * 2
-    assert (await stores.logs.size()).dead_letters == 2
-
-
-@pytest_twisted.ensureDeferred
-async def test_the_budget_is_never_passed(stores: Any) -> None:
-    """A batch that does not fit is refused whole; what is deleted makes room for as much."""
-    batch = a_batch("x" * 2000)
-    stored = 0
-    while True:
-        try:
-            await stores.logs.append(batch)
-        except BufferFull:
-            break
-        stored += 1
-    assert stored == BUDGET // batch.size
-    size = await stores.logs.size()
-    assert (size.bytes, size.budget_bytes) == (stored * batch.size, BUDGET)
-    with pytest.raises(BufferFull):
-        await stores.logs.append(a_batch("y" * 2000, dead=(DeadLine(b"z", "r"),)))
-    assert (await stores.logs.size()).dead_letters == 0
-    assert await stores.logs.trim(NOW + 1, 1) == 1
-    await stores.logs.append(batch)
-    assert (await stores.logs.size()).bytes == stored * batch.size
-
-
-@pytest_twisted.ensureDeferred
-async def test_trimming_goes_by_age_and_keeps_the_account(stores: Any) -> None:
-    """Only what is older goes, dead letters too; an id read on from stays good."""
-    for number in range(4):
-        await stores.logs.append(a_batch(dead=(DeadLine(b"z", "r"),), received_at=NOW + number))
-    last = await stores.logs.last_id()
-    assert await stores.logs.trim(NOW + 2, 100) == 4
-    assert [each.batch.received_at for each in await stores.logs.read("", 10)] == [NOW + 2, NOW + 3]
-    assert await stores.logs.trim(NOW + 9, 100) == 4
-    assert (await stores.logs.size()).bytes == 0
-    assert await stores.logs.last_id() == last
-    assert await stores.logs.read(last, 10) == []
-
-
-@pytest_twisted.ensureDeferred
-async def test_the_account_mends_itself_when_the_streams_are_deleted_by_hand(server: RealValkey) -> None:
-    """An operator who deletes the streams does not leave a full buffer behind."""
-    stores = server.stores(reactor, log_budget_bytes=BUDGET)
-    await stores.ready()
-    await stores.logs.append(a_batch("x" * 8000))
-    with pytest.raises(BufferFull):
-        await stores.logs.append(a_batch("x" * 8000))
-    await stores._redis.execute("DEL", stores.logs._live)
-    assert (await stores.logs.size()).bytes == 0
-    await stores.logs.append(a_batch("x" * 8000))
-    await stores.close()
-
-
-@pytest_twisted.ensureDeferred
-async def test_an_empty_buffer_has_no_last_id(stores: Any) -> None:
-    """Reading from nothing begins at the oldest."""
-    assert await stores.logs.last_id() == ""
-    assert await stores.logs.read("", 10) == []
-    assert await stores.logs.dead_letters("", 10) == []
 
 
 # -- carves

@@ -12,6 +12,7 @@ from osqtwist.cli.console import Operator
 from osqtwist.cli.files import carve, config, log, pki
 from osqtwist.cli.fleet import node, query, status
 from osqtwist.cli.programs import flags, reference, simulate
+from osqtwist.cli.sinks import sink
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,5 +32,5 @@ def main(context: click.Context, socket_path: Path | None, state: str, as_json: 
     context.obj = Operator(socket=socket_path or Path(state) / "admin.sock", as_json=as_json)
 
 
-for command in (status, node, query, log, carve, config, pki, flags, simulate, reference):
+for command in (status, node, query, log, sink, carve, config, pki, flags, simulate, reference):
     main.add_command(command)

@@ -15,21 +15,18 @@ from zope.interface import implementer
 
 from osqtwist.carve import CarveSession
 from osqtwist.interfaces import (
-    BufferFull,
-    BufferSize,
     CarveProgress,
     ICarveStore,
-    ILogBuffer,
     INodeStore,
     IQueryStore,
     ISignals,
     IStores,
-    StoredBatch,
     StoredResult,
 )
-from osqtwist.logbatch import LogBatch
+from osqtwist.loginterfaces import Budgets
 from osqtwist.node import Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult, Taken
+from osqtwist.storage.memory_logs import MemoryLogBuffer, MemorySinkQueues
 
 
 def _after(place: str) -> int:
@@ -222,70 +219,6 @@ class MemoryQueryStore:
         )
 
 
-@implementer(ILogBuffer)
-@attrs.define
-class MemoryLogBuffer:
-    """Batches and dead letters in dicts that keep their order."""
-
-    _signals: MemorySignals
-    _budget_bytes: int
-    _batches: dict[int, LogBatch] = attrs.field(factory=dict, init=False)
-    _dead: dict[int, LogBatch] = attrs.field(factory=dict, init=False)
-    _bytes: int = attrs.field(default=0, init=False)
-    _last: int = attrs.field(default=0, init=False)
-
-    async def append(self, batch: LogBatch) -> str:
-        """See :class:`osqtwist.interfaces.ILogBuffer`."""
-        live, dead = batch.live(), batch.dead_letter()
-        size = sum(part.size for part in (live, dead) if part)
-        if self._budget_bytes and self._bytes + size > self._budget_bytes:
-            raise BufferFull("the log buffer is full")
-        self._bytes += size
-        if dead:
-            self._last += 1
-            self._dead[self._last] = dead
-        if not live:
-            return ""
-        self._last += 1
-        self._batches[self._last] = live
-        await self._signals.publish("logs")
-        return str(self._last)
-
-    async def read(self, after: str, count: int) -> list[StoredBatch]:
-        """See :class:`osqtwist.interfaces.ILogBuffer`."""
-        return _page(self._batches, after, count)
-
-    async def last_id(self) -> str:
-        """See :class:`osqtwist.interfaces.ILogBuffer`."""
-        return str(self._last) if self._last else ""
-
-    async def dead_letters(self, after: str, count: int) -> list[StoredBatch]:
-        """See :class:`osqtwist.interfaces.ILogBuffer`."""
-        return _page(self._dead, after, count)
-
-    async def size(self) -> BufferSize:
-        """See :class:`osqtwist.interfaces.ILogBuffer`."""
-        return BufferSize(len(self._batches), self._bytes, self._budget_bytes, len(self._dead))
-
-    async def trim(self, before: float, limit: int) -> int:
-        """See :class:`osqtwist.interfaces.ILogBuffer`."""
-        deleted = 0
-        for kept in (self._batches, self._dead):
-            for number, batch in list(kept.items()):
-                if batch.received_at >= before or deleted >= limit:
-                    break
-                del kept[number]
-                self._bytes -= batch.size
-                deleted += 1
-        return deleted
-
-
-def _page(kept: dict[int, LogBatch], after: str, count: int) -> list[StoredBatch]:
-    start = _after(after)
-    found = [StoredBatch(str(number), batch) for number, batch in kept.items() if number > start]
-    return found[:count]
-
-
 @implementer(ICarveStore)
 @attrs.define
 class MemoryCarveStore:
@@ -365,11 +298,12 @@ class MemorySignals:
 class MemoryStores:
     """All of them, with one life."""
 
-    def __init__(self, clock: IReactorTime, log_budget_bytes: int = 0) -> None:
+    def __init__(self, clock: IReactorTime, budgets: Budgets = Budgets()) -> None:
         self.signals = MemorySignals(clock)
         self.nodes = MemoryNodeStore()
         self.queries = MemoryQueryStore(self.signals)
-        self.logs = MemoryLogBuffer(self.signals, log_budget_bytes)
+        self.logs = MemoryLogBuffer(self.signals, budgets)
+        self.sinks = MemorySinkQueues(clock, self.logs, self.signals, budgets.dead)
         self.carves = MemoryCarveStore()
 
     async def ready(self) -> None:

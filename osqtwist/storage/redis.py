@@ -1,4 +1,4 @@
-"""All stores in Redis or Valkey, over two connections: one for commands, one for signals."""
+"""All stores in Redis or Valkey: a connection for commands, one for signals, one for appends that wait."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from zope.interface import implementer
 
 from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
+from osqtwist.loginterfaces import Budgets
 from osqtwist.storage.redis_carves import RedisCarveStore
 from osqtwist.storage.redis_connection import Login, NextEndpoint, RedisConnection
+from osqtwist.storage.redis_durability import Durability, waiting_command
 from osqtwist.storage.redis_logs import RedisLogBuffer
 from osqtwist.storage.redis_nodes import RedisNodeStore
 from osqtwist.storage.redis_queries import RedisQueryStore
 from osqtwist.storage.redis_signals import RedisSignals
+from osqtwist.storage.redis_sinks import RedisSinkQueues
 from osqtwist.storage.redis_url import RedisPlace, endpoint_to
 
 READY_WITHIN = 10.0
@@ -29,6 +32,7 @@ class RedisStores:
     Nothing connects before :meth:`ready` is called.
 
     :param ready_within: seconds that :meth:`ready` waits for a connection.
+    :param durability: see :mod:`osqtwist.storage.redis_durability`.
     :param prefix: begins every key and channel, so that several servers can share one Redis.
     """
 
@@ -37,17 +41,26 @@ class RedisStores:
         reactor: Any,
         place: RedisPlace,
         prefix: str = "osqtwist:",
-        log_budget_bytes: int = 0,
+        budgets: Budgets = Budgets(),
+        durability: str = "append",
         ready_within: float = READY_WITHIN,
     ) -> None:
-        where = _Where(reactor, place)
+        where = FindServer(reactor, place)
         self._redis = RedisConnection(reactor, where, place.login)
+        self._connections = [self._redis]
+        appends = self._redis
+        if waiting_command(durability):
+            appends = RedisConnection(reactor, where, place.login, log_trouble=False)
+            self._connections.append(appends)
         self.signals = RedisSignals(reactor, self._redis, prefix)
         self._listener = RedisConnection(reactor, where, place.login, protocol=self.signals.protocol)
         self.signals.listener = self._listener
         self.nodes = RedisNodeStore(self._redis, prefix)
         self.queries = RedisQueryStore(self._redis, prefix, self.signals.channel("results"))
-        self.logs = RedisLogBuffer(self._redis, prefix, self.signals.channel("logs"), log_budget_bytes)
+        self.logs = RedisLogBuffer(
+            self._redis, prefix, self.signals.channel("logs"), budgets, Durability(appends, durability)
+        )
+        self.sinks = RedisSinkQueues(self._redis, prefix, self.signals.channel("sinks"), budgets.dead)
         self.carves = RedisCarveStore(self._redis, prefix)
         self._is_open = False
         self._ready_within = ready_within
@@ -56,9 +69,11 @@ class RedisStores:
         """See :class:`osqtwist.interfaces.IStores`."""
         if not self._is_open:
             self._is_open = True
-            self._redis.open()
+            for connection in self._connections:
+                connection.open()
             self.signals.listen(self._listener)
-        await self._redis.connected(self._ready_within)
+        for connection in self._connections:
+            await connection.connected(self._ready_within)
         await self._listener.connected(self._ready_within)
 
     async def ping(self) -> None:
@@ -72,10 +87,11 @@ class RedisStores:
         if self._is_open:
             self._is_open = False
             self.signals.close()
-            self._redis.close()
+            for connection in self._connections:
+                connection.close()
 
 
-class _Where:
+class FindServer:
     """Finds the server: where the URL says, or where the sentinels say that the master is."""
 
     def __init__(self, reactor: Any, place: RedisPlace) -> None:

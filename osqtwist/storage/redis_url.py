@@ -26,6 +26,7 @@ from twisted.internet.ssl import (
 
 from osqtwist.interfaces import StoreUnavailable
 from osqtwist.storage.redis_connection import Login, without_arguments
+from osqtwist.storage.redis_durability import check_durability
 
 _TIMEOUT = 5.0
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -147,11 +148,14 @@ def _tls(place: RedisPlace, host: str) -> Any:
     return optionsForClientTLS(host, trustRoot=trust, clientCertificate=mine)
 
 
-def check_redis(place: RedisPlace) -> list[str]:
+def check_redis(place: RedisPlace, durability: str = "append") -> list[str]:
     """
     See, before the reactor runs, that the server answers; answers with what an operator should know of it.
 
+    :param durability: see :mod:`osqtwist.storage.redis_durability`; with sentinels it shows only at work.
+
     :raise StoreUnavailable: it does not answer; one sentence.
+    :raise NotDurable: it cannot give the durability; one sentence.
     """
     for name in (place.ca, place.cert, place.key):
         if name and not Path(name).is_file():
@@ -168,6 +172,7 @@ def check_redis(place: RedisPlace) -> list[str]:
                 if not talk.ask("SENTINEL", "get-master-addr-by-name", place.master):
                     raise StoreUnavailable(f"--redis {place}: the sentinels know no master {place.master!r}")
                 return []
+            check_durability(durability, talk.ask)
             with contextlib.suppress(_Refused):
                 policy = talk.ask("CONFIG", "GET", "maxmemory-policy")
                 if isinstance(policy, list) and len(policy) == 2 and policy[1] != b"noeviction":

@@ -20,6 +20,12 @@ POST /api/v1/queries/QUERY/cancel     ask no more nodes
 GET  /api/v1/logs                     log lines as they come (NDJSON); ``from=start`` for all that is kept
 GET  /api/v1/logs/dead                dead letters (NDJSON)
 POST /api/v1/logs/trim                delete what is older than ``{"older_than": SECONDS}``
+GET  /api/v1/sinks                    log sinks: how far each has come, and what is wrong with it
+GET  /api/v1/sinks/SINK/dead          lines that the sink refused, and why (NDJSON)
+POST /api/v1/sinks/SINK/pause         stop delivering to it
+POST /api/v1/sinks/SINK/resume        go on
+POST /api/v1/sinks/SINK/replay        deliver again: ``{"since": TIME}``, ``{"after": BATCH}`` or ``{"dead": true}``
+POST /api/v1/sinks/SINK/forget        delete its cursor; the buffer keeps nothing for it any more
 GET  /api/v1/carves                   carves, newest first
 GET  /api/v1/carves/CARVE/file        the bytes of a complete carve
 ====================================  ====================================================================
@@ -27,6 +33,7 @@ GET  /api/v1/carves/CARVE/file        the bytes of a complete carve
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -47,7 +54,10 @@ from osqtwist.inventory import Inventory
 from osqtwist.livequery import LiveQueries
 from osqtwist.logview import LogView
 from osqtwist.metrics import Metrics
+from osqtwist.sinkview import SinkView
 from osqtwist.targeting import BadTarget, Target
+from osqtwist.web.asking import begin_lines, json_of, number_of, text_of, write_line
+from osqtwist.web.sinks import SinkRoutes
 from osqtwist.wire import MalformedRequest
 
 _MAX_PAGE = 1000
@@ -81,6 +91,7 @@ class AdminAPI:
     inventory: Inventory
     live: LiveQueries
     log_view: LogView
+    sinks: SinkView
     carve_files: Carves
     metrics: Metrics
     flags: Callable[[], str]
@@ -89,6 +100,7 @@ class AdminAPI:
     def app(self) -> Klein:
         """The Klein application."""
         app = Klein()
+        sinks = SinkRoutes(self.sinks)
         get: Iterable[tuple[str, Callable[..., Awaitable[Any]]]] = (
             ("/healthz", self.healthz),
             ("/metrics", self.read_metrics),
@@ -102,6 +114,8 @@ class AdminAPI:
             ("/api/v1/queries/<query_id>/results", self.results),
             ("/api/v1/logs", self.logs),
             ("/api/v1/logs/dead", self.dead_letters),
+            ("/api/v1/sinks", sinks.sinks),
+            ("/api/v1/sinks/<sink>/dead", sinks.sink_dead_letters),
             ("/api/v1/carves", self.carves),
             ("/api/v1/carves/<carve_id>/file", self.carve_file),
         )
@@ -112,6 +126,10 @@ class AdminAPI:
             ("/api/v1/queries/run", self.run),
             ("/api/v1/queries/<query_id>/cancel", self.cancel),
             ("/api/v1/logs/trim", self.trim),
+            ("/api/v1/sinks/<sink>/pause", sinks.pause),
+            ("/api/v1/sinks/<sink>/resume", sinks.resume),
+            ("/api/v1/sinks/<sink>/replay", sinks.replay),
+            ("/api/v1/sinks/<sink>/forget", sinks.forget),
         )
         for method, table in (("GET", get), ("POST", post)):
             for path, work in table:
@@ -129,12 +147,16 @@ class AdminAPI:
     async def read_metrics(self, request: Request) -> bytes:
         """Every metric, with the figures of the store looked up now."""
         await self.inventory.update_metrics()
+        with contextlib.suppress(StoreUnavailable, StoreFull):
+            await self.sinks.update_metrics()
         request.setHeader(b"Content-Type", CONTENT_TYPE_LATEST.encode("ascii"))
         return generate_latest(self.metrics.registry)
 
     async def status(self, request: Request) -> Any:
         """One page of figures."""
-        return await self.inventory.status()
+        rows = await self.sinks.rows()
+        brief = {each["sink"]: {key: each[key] for key in ("state", "lag_lines", "lag_seconds")} for each in rows}
+        return await self.inventory.status() | {"sinks": brief}
 
     async def read_flags(self, request: Request) -> bytes:
         """A flagfile."""
@@ -143,8 +165,8 @@ class AdminAPI:
 
     async def nodes(self, request: Request) -> Any:
         """A page of nodes."""
-        limit = min(_number(request, "limit", 100), _MAX_PAGE)
-        return await self.inventory.nodes(_number(request, "offset", 0), limit, bool(_number(request, "online", 0)))
+        limit = min(number_of(request, "limit", 100), _MAX_PAGE)
+        return await self.inventory.nodes(number_of(request, "offset", 0), limit, bool(number_of(request, "online", 0)))
 
     async def node(self, request: Request, name: str) -> Any:
         """One node."""
@@ -156,7 +178,7 @@ class AdminAPI:
 
     async def revoke(self, request: Request, name: str) -> Any:
         """Refuse a node."""
-        return await self.inventory.revoke(name, str(_json(request, dict[str, str]).get("reason", "")))
+        return await self.inventory.revoke(name, str(json_of(request, dict[str, str]).get("reason", "")))
 
     async def restore(self, request: Request, name: str) -> Any:
         """Take a revocation back."""
@@ -164,7 +186,7 @@ class AdminAPI:
 
     async def queries(self, request: Request) -> Any:
         """The newest queries."""
-        return {"queries": await self.live.queries(min(_number(request, "limit", 20), _MAX_PAGE))}
+        return {"queries": await self.live.queries(min(number_of(request, "limit", 20), _MAX_PAGE))}
 
     async def query(self, request: Request, query_id: str) -> Any:
         """One query."""
@@ -181,12 +203,12 @@ class AdminAPI:
     async def run(self, request: Request) -> None:
         """Ask nodes something and stream what they answer; when the operator goes away, nobody else is asked."""
         order = _order(request)
-        _begin_lines(request)
+        begin_lines(request)
         await self.live.run(
             order.sql,
             order.target,
             order.expires_in,
-            lambda line: _write_line(request, line),
+            lambda line: write_line(request, line),
             discovery=order.discovery,
             created_by=order.created_by,
         )
@@ -194,8 +216,8 @@ class AdminAPI:
     async def results(self, request: Request, query_id: str) -> None:
         """The results so far."""
         await self.live.query(query_id)
-        _begin_lines(request)
-        await self.live.results(query_id, lambda line: _write_line(request, line))
+        begin_lines(request)
+        await self.live.results(query_id, lambda line: write_line(request, line))
 
     async def cancel(self, request: Request, query_id: str) -> Any:
         """Ask no more nodes."""
@@ -203,23 +225,23 @@ class AdminAPI:
 
     async def logs(self, request: Request) -> None:
         """Log lines, for as long as the operator listens; with ``follow=0`` only those that are there."""
-        _begin_lines(request)
-        from_start = _text(request, "from", "") == "start"
-        follow = bool(_number(request, "follow", 1))
-        await self.log_view.tail(lambda line: _write_line(request, line), from_start=from_start, follow=follow)
+        begin_lines(request)
+        from_start = text_of(request, "from", "") == "start"
+        follow = bool(number_of(request, "follow", 1))
+        await self.log_view.tail(lambda line: write_line(request, line), from_start=from_start, follow=follow)
 
     async def dead_letters(self, request: Request) -> None:
         """The dead letters that are kept."""
-        _begin_lines(request)
-        await self.log_view.dead_letters(lambda line: _write_line(request, line))
+        begin_lines(request)
+        await self.log_view.dead_letters(lambda line: write_line(request, line))
 
     async def trim(self, request: Request) -> Any:
         """Make room in the log buffer."""
-        return await self.log_view.trim(_json(request, TrimOrder).older_than)
+        return await self.log_view.trim(json_of(request, TrimOrder).older_than)
 
     async def carves(self, request: Request) -> Any:
         """The newest carves."""
-        return {"carves": await self.carve_files.listing(min(_number(request, "limit", 100), _MAX_PAGE))}
+        return {"carves": await self.carve_files.listing(min(number_of(request, "limit", 100), _MAX_PAGE))}
 
     async def carve_file(self, request: Request, carve_id: str) -> None:
         """The bytes of a carve, with their SHA-256 in a header."""
@@ -275,37 +297,9 @@ class AdminAPI:
 
 
 def _order(request: Request) -> QueryOrder:
-    order: QueryOrder = _json(request, QueryOrder)
+    order: QueryOrder = json_of(request, QueryOrder)
     if not order.sql.strip() or len(order.sql) > _MAX_SQL:
         raise MalformedRequest(f"sql must have from 1 to {_MAX_SQL} letters")
     if not 0 < order.expires_in <= 366 * 86400:
         raise MalformedRequest("expires_in must be more than 0 and at most a year, in seconds")
     return order
-
-
-def _json(request: Request, kind: Any) -> Any:
-    content: Any = request.content
-    try:
-        return msgspec.json.decode(content.read() or b"{}", type=kind)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as problem:
-        raise MalformedRequest(f"the body is not as it should be: {problem}") from None
-
-
-def _text(request: Request, name: str, default: str) -> str:
-    values = (request.args or {}).get(name.encode())
-    return values[0].decode("utf-8", "replace") if values else default
-
-
-def _number(request: Request, name: str, default: int) -> int:
-    text = _text(request, name, str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise MalformedRequest(f"{name} must be a number")
-    return int(text)
-
-
-def _begin_lines(request: Request) -> None:
-    request.setHeader(b"Content-Type", b"application/x-ndjson")
-
-
-def _write_line(request: Request, line: Any) -> None:
-    request.write(msgspec.json.encode(line) + b"\n")

@@ -19,12 +19,14 @@ from twisted.logger import Logger
 from twisted.web.server import Request
 
 from osqtwist import wire
+from osqtwist.admission import NotNow
 from osqtwist.authentication import NodeInvalid, Unproven
 from osqtwist.carve import BadCarve
 from osqtwist.carves import UnknownCarve
 from osqtwist.enrollment import EnrollmentRefused
 from osqtwist.identity import UnidentifiedCertificate
-from osqtwist.interfaces import BufferFull, StoreFull, StoreUnavailable
+from osqtwist.interfaces import StoreFull, StoreUnavailable
+from osqtwist.loginterfaces import BufferFull
 from osqtwist.metrics import Metrics
 
 _GZIP_WINDOW = 47
@@ -81,6 +83,7 @@ _REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
     (BodyTooLarge, 413, "too_large"),
     (UnknownCarve, 404, "unknown_carve"),
     (BadCarve, 400, "bad_carve"),
+    (NotNow, 429, "not_now"),
     (BufferFull, 503, "buffer_full"),
     (StoreFull, 503, "store_full"),
     (StoreUnavailable, 503, "store_unavailable"),

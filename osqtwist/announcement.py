@@ -1,0 +1,62 @@
+"""What a server says when it is ready: where everything is, and the flagfile that works with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from osqtwist.flags import NodeFiles, existing
+from osqtwist.pki import DevelopmentPKI
+from osqtwist.ports import BoundPort
+from osqtwist.settings import Settings
+
+SAMPLE_CONFIG = Path(__file__).parent / "sample_config"
+
+_log = Logger()
+
+
+def node_files(development: DevelopmentPKI | None, secret_path: Path | None) -> NodeFiles:
+    """The files that a flagfile names: those of the development PKI, or where osquery's packages keep them."""
+    if development is None:
+        # Where osquery's packages keep such files; a real node has its own.
+        secret = "/etc/osquery/enroll-secret" if secret_path else ""
+        return NodeFiles("/etc/osquery/server-ca.pem", "/etc/osquery/node.pem", "/etc/osquery/node.key", secret)
+    return NodeFiles(
+        existing(development.certificate("ca")),
+        existing(development.certificate("node")),
+        existing(development.key("node")),
+        existing(secret_path) if secret_path else "",
+    )
+
+
+def announce(
+    settings: Settings,
+    ports: Sequence[BoundPort],
+    development: DevelopmentPKI | None,
+    secret_path: Path | None,
+    flags: str,
+) -> None:
+    """Say it in the log, and on the terminal if there is one."""
+    for port in ports:
+        _log.info("osqtwist serves nodes on {port}", port=str(port))
+    _log.info("osqtwist serves operators on unix:{path}", path=str(settings.admin_socket.absolute()))
+    if development is None:
+        return
+    _log.warn("these are DEVELOPMENT certificates: whoever reads {key} can be any node", key=development.key("ca"))
+    text = (
+        "\n"
+        f"  certificates  {development.folder}   DEVELOPMENT ONLY: whoever reads ca.key can be any node\n"
+        f"  enroll secret {secret_path}\n"
+        f"  state         {Path(settings.state).absolute()}\n"
+        f"  config        {Path(settings.config).absolute() if settings.config else SAMPLE_CONFIG}\n"
+        "\n"
+        "An osqueryd flagfile that works with this server (osqtwist flags prints it again):\n\n" + flags
+    )
+    # twistd turns what is printed into log lines; this is for eyes and for copying.
+    if sys.__stdout__ is not None and sys.__stdout__.isatty():
+        print(text, file=sys.__stdout__, flush=True)
+    else:
+        _log.info("{text}", text=text)

@@ -1,0 +1,1 @@
+"""Log sinks: each module is one kind of destination."""
