@@ -27,7 +27,7 @@ from twisted.internet.task import Clock, deferLater
 
 from osqtwist.logevent import LogEvent
 from osqtwist.sinkinterfaces import BadSinkSetting, ILogSink, ISinkKind, Outcome, SinkUnavailable
-from osqtwist.sinks.appendedfile import AppendedFile
+from osqtwist.sinks.appendedfile import AppendedFile, _opened
 from osqtwist.sinks.file import FileKind, FileSettings, FileSink
 from osqtwist.sinks.singlefile import SingleFile
 from osqtwist.sinks.stdout import StdoutKind, StdoutSettings, StdoutSink
@@ -619,6 +619,24 @@ async def test_sinks_may_share_a_path(path: Path) -> None:
     wanted = [document for first in (0, 100, 200) for document in documents(large_events(40, 700, first))]
     assert len(rotated_names(path)) > 5
     assert sorted(found) == sorted(wanted)
+
+
+def test_a_file_that_goes_while_it_is_opened_is_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process rotates it between two looks; a fake os.open, for no test could be as quick."""
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    real_open = os.open
+
+    def open_late(name: str, flags: int, mode: int = 0o777) -> int:
+        if not flags & os.O_CREAT:
+            path.unlink()
+        return real_open(name, flags, mode)
+
+    monkeypatch.setattr(os, "open", open_late)
+    fd, is_new = _opened(str(path))
+    os.close(fd)
+    assert is_new
+    assert path.exists()
 
 
 @pytest_twisted.ensureDeferred

@@ -31,9 +31,8 @@ from tests.sinkcontract import CONTRACT, Promise, an_event, name_of, some_events
 
 confluent_kafka = pytest.importorskip("confluent_kafka")
 
-pytestmark = pytest.mark.slow
-
 REAL = os.environ.get("OSQ_TEST_KAFKA", "")
+RECONNECTING = ("what_is_away_is_said_and_comes_back", "a_sink_may_start_before_its_destination")
 PATIENCE = 5.0 if REAL else 2.0
 PRODUCE = 0
 AUTHORIZATION_FAILED, TOO_LARGE, INVALID_RECORD, NOT_ENOUGH_REPLICAS, OUT_OF_ORDER = 29, 10, 87, 19, 45
@@ -160,12 +159,18 @@ def threads() -> int:
     return sum((task / "comm").read_text().startswith("rdk:") for task in tasks)
 
 
-@pytest.mark.parametrize("promise", CONTRACT, ids=name_of)
+@pytest.mark.parametrize(
+    "promise",
+    # librdkafka takes its time to find a broker again.
+    [pytest.param(each, marks=[pytest.mark.slow] if each.__name__ in RECONNECTING else []) for each in CONTRACT],
+    ids=name_of,
+)
 @pytest_twisted.ensureDeferred
 async def test_it_keeps_the_contract(promise: Promise, destination: Topic) -> None:
     await promise(destination)
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_message_says_which_event_of_which_node_it_is(destination: Topic) -> None:
     """The key is the node's id; the headers are event_id and log_type."""
@@ -179,6 +184,7 @@ async def test_a_message_says_which_event_of_which_node_it_is(destination: Topic
     assert message.headers() == [("event_id", event.event_id.encode()), ("log_type", b"result")]
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_types_have_topics_of_their_own(destination: Topic) -> None:
     """What topic_by_type does not name goes to topic."""
@@ -192,6 +198,7 @@ async def test_types_have_topics_of_their_own(destination: Topic) -> None:
     assert [message.value() for message in destination.messages(other)] == [status.document]
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_lines_of_a_node_keep_their_order(destination: Topic) -> None:
     """Nodes are spread over partitions, and each node has one."""
@@ -208,6 +215,7 @@ async def test_lines_of_a_node_keep_their_order(destination: Topic) -> None:
         assert [message.value() for message in mine] == [event.document for event in events if event.node_id == node]
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_what_is_too_large_is_refused_alone(destination: Topic) -> None:
     """A line over message.max.bytes is refused, those beside it arrive."""
@@ -221,6 +229,7 @@ async def test_what_is_too_large_is_refused_alone(destination: Topic) -> None:
 
 
 @mock_only
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [TOO_LARGE, INVALID_RECORD])
 @pytest_twisted.ensureDeferred
 async def test_lines_are_not_refused_for_their_neighbors(error: int, destination: Topic) -> None:
@@ -237,6 +246,7 @@ async def test_lines_are_not_refused_for_their_neighbors(error: int, destination
 
 
 @mock_only
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_what_the_brokers_checks_turn_down_is_refused(destination: Topic) -> None:
     """INVALID_RECORD is for good."""
@@ -252,6 +262,7 @@ async def test_what_the_brokers_checks_turn_down_is_refused(destination: Topic) 
 
 
 @mock_only
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_topic_that_may_not_be_written_to_is_waited_for(destination: Topic) -> None:
     """TOPIC_AUTHORIZATION_FAILED is an operator's to mend: the lines are kept."""
@@ -265,6 +276,7 @@ async def test_a_topic_that_may_not_be_written_to_is_waited_for(destination: Top
 
 
 @mock_only
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_what_passes_is_tried_again_within_a_delivery(destination: Topic) -> None:
     """NOT_ENOUGH_REPLICAS once: the line arrives, once."""
@@ -277,6 +289,7 @@ async def test_what_passes_is_tried_again_within_a_delivery(destination: Topic) 
 
 
 @mock_only
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_only_what_is_not_there_is_tried_again(destination: Topic) -> None:
     """Of two topics one refuses: its lines come again, and the others do not."""
@@ -293,6 +306,7 @@ async def test_only_what_is_not_there_is_tried_again(destination: Topic) -> None
 
 
 @mock_only
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_producer_that_failed_for_good_is_replaced(destination: Topic) -> None:
     """A fatal error ends a producer, not the sink."""
@@ -307,6 +321,7 @@ async def test_a_producer_that_failed_for_good_is_replaced(destination: Topic) -
 
 
 @mock_only
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_what_was_given_up_is_not_sent_later(destination: Topic) -> None:
     """After the deadline nothing of a delivery is left that could still go out."""
@@ -324,6 +339,7 @@ async def test_what_was_given_up_is_not_sent_later(destination: Topic) -> None:
 
 
 @mock_only
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_cancelling_ends_a_delivery_at_once(destination: Topic) -> None:
     """Whoever cancels does not wait for the deadline, and neither does who closes."""
@@ -339,6 +355,7 @@ async def test_cancelling_ends_a_delivery_at_once(destination: Topic) -> None:
     assert time.monotonic() - began < 1.0
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_closing_leaves_no_thread(destination: Topic) -> None:
     """Nor does a failure, nor opening twice."""
@@ -357,6 +374,7 @@ async def test_closing_leaves_no_thread(destination: Topic) -> None:
 
 
 @mock_only
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_more_than_the_queue_holds_is_delivered(destination: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
     """A delivery waits for room in librdkafka's bounded queue."""
@@ -369,6 +387,7 @@ async def test_more_than_the_queue_holds_is_delivered(destination: Topic, monkey
 
 
 @mock_only
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_what_librdkafka_logs_is_logged_as_ours(destination: Topic, capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing goes to the standard error, and each message names the sink."""
@@ -387,6 +406,7 @@ async def test_what_librdkafka_logs_is_logged_as_ours(destination: Topic, capfd:
 
 
 @mock_only
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_an_idle_sink_listens_too(destination: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
     """What librdkafka says between deliveries is collected, and does not pile up."""
@@ -403,6 +423,7 @@ async def test_an_idle_sink_listens_too(destination: Topic, monkeypatch: pytest.
 
 
 @mock_only
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_password_file_is_read_at_each_opening(destination: Topic, tmp_path: Path) -> None:
     """While it is not there the sink is unavailable, and says which file is missing."""

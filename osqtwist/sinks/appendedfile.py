@@ -138,14 +138,7 @@ class AppendedFile:
     def _open(self) -> None:
         # Through links, so that a new file is made, and synced, where it really is.
         path = os.path.realpath(self.path)
-        # O_NONBLOCK so that a FIFO is found out and not waited for.
-        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        try:
-            fd, is_new = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
-        except FileExistsError:
-            fd, is_new = os.open(path, flags), False
-        except FileNotFoundError:
-            raise FileNotFoundError(errno.ENOENT, f"there is no folder {Path(path).parent}") from None
+        fd, is_new = _opened(path)
         try:
             facts = os.fstat(fd)
             if not stat.S_ISREG(facts.st_mode):
@@ -244,6 +237,22 @@ class AppendedFile:
         new = [event for event in events if event.event_id not in self._repeats]
         self._repeats.difference_update([event.event_id for event in events])
         return new
+
+
+def _opened(path: str) -> tuple[int, bool]:
+    """The file, made if it is not there, and whether it is new."""
+    # O_NONBLOCK so that a FIFO is found out and not waited for.
+    flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    for _ in range(100):
+        try:
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
+        except FileExistsError:
+            # Another process may rotate it before we come to open it.
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(path, flags), False
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, f"there is no folder {Path(path).parent}") from None
+    raise OSError(errno.EAGAIN, "it comes and goes while it is opened")
 
 
 class _Stamp(msgspec.Struct, frozen=True):

@@ -20,6 +20,8 @@ _OURS = {
     "elastic": "osqtwist.sinks.elastic:ElasticKind",
     "loki": "osqtwist.sinks.loki:LokiKind",
     "kafka": "osqtwist.sinks.kafka:KafkaKind",
+    "syslog": "osqtwist.sinks.syslog:SyslogKind",
+    "s3": "osqtwist.sinks.s3:S3Kind",
     "redis-stream": "osqtwist.sinks.redis_stream:RedisStreamKind",
 }
 
