@@ -19,6 +19,25 @@ class DeadLine(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Post(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    All that a node sent at once, to know it again when it comes again.
+
+    osquery sends its oldest lines until they are acknowledged (buffered.cpp): if an answer is lost, the next post
+    begins with the same lines, and ends with those that were logged meanwhile.
+
+    :ivar digest: over all lines; a post with the digest of the one before is that post.
+    :ivar lines: how many there are, good ones and bad ones.
+    :ivar opening: digest of the first line; empty if no post may be taken for a beginning of this one.
+    :ivar after: the digest of the earlier post that was compared with this one already.
+    """
+
+    digest: str
+    lines: int
+    opening: str = ""
+    after: str = ""
+
+
 class LogBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
     One log post.
@@ -50,6 +69,15 @@ class LogBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def size(self) -> int:
         """Bytes this batch counts for in the buffer's budget: its lines, kept or dead, and a share for the rest."""
         return len(self.data) + sum(len(dead.line) for dead in self.dead) + BATCH_OVERHEAD_BYTES
+
+    @property
+    def lines(self) -> int:
+        """How many lines there are, good ones and dead ones."""
+        return self.count + len(self.dead)
+
+    def as_post(self) -> Post:
+        """The post that had just these lines."""
+        return Post(digest=self.digest, lines=self.lines)
 
     def live(self) -> LogBatch | None:
         """The part to deliver, if there is any."""

@@ -14,7 +14,7 @@ import attrs
 import msgspec
 from zope.interface import Interface
 
-from osqtwist.logbatch import LogBatch
+from osqtwist.logbatch import LogBatch, Post
 
 
 class BufferFull(Exception):
@@ -75,12 +75,15 @@ class Appended:
     """
     What became of a batch.
 
-    :ivar batch_id: empty if there was no good line in it, or it was there already.
+    :ivar batch_id: empty if there was no good line in it, or it was not stored.
     :ivar is_duplicate: the node sent it before, and it was stored then.
+    :ivar earlier: the node's last post, which has fewer lines and the same opening: nothing was stored; find out
+        whether the batch begins with it, and append what is new, with :attr:`Post.after`.
     """
 
     batch_id: str
     is_duplicate: bool = False
+    earlier: Post | None = None
 
 
 @attrs.frozen
@@ -130,14 +133,15 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
 class ILogBuffer(Interface):
     """The lines that nodes posted, until they are delivered."""
 
-    async def append(batch: LogBatch) -> Appended:
+    async def append(batch: LogBatch, post: Post | None = None) -> Appended:
         """
         Keep a batch and its dead letters, as one step.
 
         The Deferred fires when the batch is as safe as the chosen durability says.  osquery deletes its own copy
-        as soon as we answer (buffered.cpp), so firing earlier loses logs.  The last batch of a node and log type,
+        as soon as we answer (buffered.cpp), so firing earlier loses logs.  The last post of a node and log type,
         sent again within the window, is not stored a second time.
 
+        :param post: what the batch came in; by default a post that had the same lines.
         :raise BufferFull: the byte budget is used up.
         """
 

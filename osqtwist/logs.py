@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import attrs
+import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from osqtwist.admission import Admission
@@ -11,7 +12,7 @@ from osqtwist.logbatch import LogBatch
 from osqtwist.loginterfaces import ILogBuffer
 from osqtwist.metrics import Metrics
 from osqtwist.targeting import NodeFacts
-from osqtwist.wire import LogRequest, digest_of, sort_lines
+from osqtwist.wire import LogRequest, begins_with, post_of, sort_lines
 
 
 @attrs.frozen
@@ -40,15 +41,38 @@ class LogIntake:
         """
         if not request.data:
             return 0
+        post = post_of(request)
+        batch = self._batch(caller, facts, request, address, post.digest)
+        size = batch.size
+        self.admission.enter(caller.node_id, size)
+        try:
+            appended = await self.buffer.append(batch, post)
+            while earlier := appended.earlier:
+                if begins_with(request, earlier):
+                    rest = msgspec.structs.replace(request, data=request.data[earlier.lines :])
+                    batch = self._batch(caller, facts, rest, address, post_of(rest).digest)
+                appended = await self.buffer.append(batch, msgspec.structs.replace(post, after=earlier.digest))
+        finally:
+            self.admission.leave(size)
+        if appended.is_duplicate or batch.lines < post.lines:
+            self.metrics.log_batches_repeated.inc()
+        if appended.is_duplicate:
+            return 0
+        if batch.count:
+            self.metrics.log_lines.labels(log_type=request.log_type).inc(batch.count)
+        self.metrics.log_lines_dead.inc(len(batch.dead))
+        return batch.lines
+
+    def _batch(self, caller: Caller, facts: NodeFacts, request: LogRequest, address: str, digest: str) -> LogBatch:
         data, count, dead = sort_lines(request, self.max_line_bytes)
         certificate = caller.certificate
-        batch = LogBatch(
+        return LogBatch(
             node_id=caller.node_id,
             node_name=facts.name,
             log_type=request.log_type,
             data=data,
             count=count,
-            digest=digest_of(request),
+            digest=digest,
             received_at=self.clock.seconds(),
             address=address,
             identity=certificate.value if certificate else "",
@@ -57,16 +81,3 @@ class LogIntake:
             tags=tuple(sorted(facts.tags)),
             dead=dead,
         )
-        size = batch.size
-        self.admission.enter(caller.node_id, size)
-        try:
-            appended = await self.buffer.append(batch)
-        finally:
-            self.admission.leave(size)
-        if appended.is_duplicate:
-            self.metrics.log_batches_repeated.inc()
-            return 0
-        if count:
-            self.metrics.log_lines.labels(log_type=request.log_type).inc(count)
-        self.metrics.log_lines_dead.inc(len(dead))
-        return count + len(dead)

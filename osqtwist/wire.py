@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from osqtwist.carve import BadCarve
-from osqtwist.logbatch import DeadLine
+from osqtwist.logbatch import DeadLine, Post
 from osqtwist.node import HostDetails
 
 DONE = b"{}"
@@ -204,10 +204,23 @@ def sort_lines(request: LogRequest, max_line_bytes: int) -> tuple[bytes, int, tu
     return b"[" + b",".join(good) + b"]", len(good), tuple(dead)
 
 
-def digest_of(request: LogRequest) -> str:
-    """SHA-256 of a log post's type and lines: the same for a batch that is sent again."""
+def post_of(request: LogRequest) -> Post:
+    """What a log post is known by when it comes again; there must be a line in it."""
+    return Post(
+        digest=_digest(request, len(request.data)),
+        lines=len(request.data),
+        opening=hashlib.sha256(request.data[0]).hexdigest()[:16],
+    )
+
+
+def begins_with(request: LogRequest, earlier: Post) -> bool:
+    """Whether the first lines of a log post are all those of an earlier one."""
+    return _digest(request, earlier.lines) == earlier.digest
+
+
+def _digest(request: LogRequest, lines: int) -> str:
     digest = hashlib.sha256(request.log_type.encode())
-    for raw in request.data:
+    for raw in request.data[:lines]:
         digest.update(b"\n")
         digest.update(raw)
     return digest.hexdigest()

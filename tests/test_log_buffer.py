@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from osqtwist.logbatch import DeadLine
+from osqtwist.logbatch import DeadLine, Post
 from osqtwist.loginterfaces import Appended, Budgets, BufferFull, NoSuchSink, SinkLag, SinkReport
 from osqtwist.storage.memory import MemoryStores
 from tests.stores import RealValkey, valkey
@@ -92,6 +93,32 @@ async def test_a_batch_sent_again_is_stored_once(stores: Any) -> None:
     assert not (await append(stores, digest="same", received_at=NOW + 179)).is_duplicate
     size = await stores.logs.size()
     assert (size.batches, size.dead_letters) == (4, 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_post_that_may_have_grown_is_asked_about(stores: Any) -> None:
+    """More lines with the same opening: nothing is stored until the caller has compared it with the earlier one."""
+    small = Post(digest="small", lines=1, opening="o")
+    grown = Post(digest="grown", lines=3, opening="o")
+    await stores.logs.append(a_batch(digest="small"), small)
+    batch = a_batch(digest="rest")
+    assert await stores.logs.append(batch, grown) == Appended("", earlier=small)
+    assert (await stores.logs.size()).batches == 1
+    assert (await stores.logs.append(batch, msgspec.structs.replace(grown, after="small"))).batch_id
+    # What was compared with one post is compared anew with another.
+    larger = Post(digest="larger", lines=4, opening="o", after="small")
+    assert (await stores.logs.append(batch, larger)).earlier == Post(digest="grown", lines=3, opening="o")
+    assert (await stores.logs.append(batch, grown)).is_duplicate
+    for other in (
+        Post(digest="other opening", lines=9, opening="p"),
+        Post(digest="no opening", lines=10),
+        Post(digest="nor here", lines=11),
+        Post(digest="first again", lines=12, opening="o"),
+        Post(digest="not more lines", lines=12, opening="o"),
+    ):
+        assert (await stores.logs.append(batch, other)).batch_id, other
+    late = a_batch(received_at=NOW + 61)
+    assert (await stores.logs.append(late, Post(digest="too late", lines=13, opening="o"))).batch_id
 
 
 @pytest_twisted.ensureDeferred

@@ -299,6 +299,25 @@ def test_a_full_buffer_leaves_the_lines_with_the_node(server: Server) -> None:
     assert server.ask("/log", body)[1] == {}
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["good lines", "a bad line first"])
+def test_a_post_that_has_grown_while_its_answer_was_lost(known: bool, server: Server) -> None:
+    """osquery sends the same lines with newer ones after them: only those are stored."""
+    key = server.enroll()
+    first = {"a": 1} if known else "no object"
+    posts = [[first], [first, {"a": 2}], [first, {"a": 2}, "bad", {"a": 3}], [first, {"a": 2}, "bad", {"a": 3}]]
+    for lines in posts:
+        assert server.ask("/log", log_body(key, *lines))[1] == {}
+    # The same beginning, but no more the same lines: it is stored whole.
+    assert server.ask("/log", log_body(key, first, {"a": 9}, {"b": 1}, {"b": 2}, {"b": 3}))[1] == {}
+    _, lines = server.operate("/api/v1/logs?from=start&follow=0")
+    found = [line["line"] for line in lines]
+    live = [{"a": 1}] * known
+    assert found == [*live, {"a": 2}, {"a": 3}, *live, {"a": 9}, {"b": 1}, {"b": 2}, {"b": 3}]
+    assert len({line["event_id"] for line in lines}) == len(lines)
+    _, dead = server.operate("/api/v1/logs/dead")
+    assert len([dead] if known else dead) == (1 if known else 3)
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"x"', b'{"data":5}', b"\xff", b"{} x"])
 @pytest.mark.parametrize("path", ["/log", "/config", "/distributed/write"])
 def test_what_is_not_a_request_is_an_error(server: Server, path: str, body: bytes) -> None:

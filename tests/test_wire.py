@@ -108,7 +108,21 @@ def test_a_batch_sent_again_has_the_same_digest() -> None:
     one = wire.parse_log(b'{"node_key":"a","log_type":"result","data":[{"x":1},{"y":2}]}')
     two = wire.parse_log(b'{"data": [{"x":1}, {"y":2}], "log_type":"result","node_key":"b"}')
     other = wire.parse_log(b'{"node_key":"a","log_type":"status","data":[{"x":1},{"y":2}]}')
-    assert wire.digest_of(one) == wire.digest_of(two) != wire.digest_of(other)
+    assert wire.post_of(one) == wire.post_of(two)
+    assert wire.post_of(one).digest != wire.post_of(other).digest
+
+
+def test_a_post_that_has_grown_begins_with_the_earlier_one() -> None:
+    """All lines of the earlier one, in their order; not some of them."""
+    earlier = wire.post_of(wire.parse_log(b'{"log_type":"result","data":[{"x":1},{"y":2}]}'))
+    for text, expected in {
+        b'{"log_type":"result","data":[{"x":1},{"y":2},{"z":3}]}': True,
+        b'{"log_type":"result","data":[{"x":1},{"y":3},{"y":2}]}': False,
+        b'{"log_type":"result","data":[{"x":1}]}': False,
+    }.items():
+        grown = wire.parse_log(text)
+        assert wire.post_of(grown).opening == earlier.opening
+        assert wire.begins_with(grown, earlier) == expected
 
 
 def test_etag_absent_empty_and_given_differ() -> None:

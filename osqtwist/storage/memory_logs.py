@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import attrs
+import msgspec
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from osqtwist.interfaces import ISignals
-from osqtwist.logbatch import LogBatch
+from osqtwist.logbatch import LogBatch, Post
 from osqtwist.loginterfaces import (
     Appended,
     Budgets,
@@ -78,7 +79,7 @@ class MemoryLogBuffer:
     _bytes: int = attrs.field(default=0, init=False)
     _is_shut: bool = attrs.field(default=False, init=False)
     _last: int = attrs.field(default=0, init=False)
-    _last_batches: dict[tuple[str, str], tuple[str, float]] = attrs.field(factory=dict, init=False)
+    _last_posts: dict[tuple[str, str], tuple[Post, float]] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._dead = _DeadLetters(self._budgets.dead)
@@ -88,19 +89,25 @@ class MemoryLogBuffer:
         self._last += 1
         return self._last
 
-    async def append(self, batch: LogBatch) -> Appended:
+    async def append(self, batch: LogBatch, post: Post | None = None) -> Appended:
         """See :class:`osqtwist.loginterfaces.ILogBuffer`."""
+        post = post or batch.as_post()
         source = (batch.node_id, batch.log_type)
-        digest, at = self._last_batches.get(source, ("", 0.0))
-        if digest == batch.digest and batch.received_at - at <= self._budgets.duplicate_window:
-            self._last_batches[source] = (batch.digest, batch.received_at)
-            return Appended("", is_duplicate=True)
+        last, at = self._last_posts.get(source, (None, 0.0))
+        if last and batch.received_at - at <= self._budgets.duplicate_window:
+            if last.digest == post.digest:
+                self._last_posts[source] = (post, batch.received_at)
+                return Appended("", is_duplicate=True)
+            is_alike = post.opening and post.opening == last.opening and post.lines > last.lines
+            if is_alike and post.after != last.digest:
+                return Appended("", earlier=last)
+        post = msgspec.structs.replace(post, after="")
         live, dead = batch.live(), batch.dead_letter()
         if live:
             self._admit(live.size)
         if dead:
             self._dead.add(self.next_number(), dead)
-        self._last_batches[source] = (batch.digest, batch.received_at)
+        self._last_posts[source] = (post, batch.received_at)
         if not live:
             return Appended("")
         number = self.next_number()

@@ -7,7 +7,8 @@ The log buffer in Redis.
 ``logs:dead``     stream  an entry for the dead letters of a batch: ``m``, ``d``, ``s``, ``t``
 ``logs:account``  hash    ``bytes`` and ``lines`` ever appended, ``freed`` bytes ever deleted, ``dead`` bytes
                           of dead letters, ``dropped`` dead letters, ``shut`` while the budget is used up
-``logs:last``     hash    for each node and log type its last batch: digest and when; two fields a node
+``logs:last``     hash    for each node and log type its last post: digest, when, how many lines, digest of the
+                          first; two fields a node
 ================  ======  ==================================================================================
 
 Since each entry says how much was appended before it, how far a sink is behind is a subtraction.  The worst case is
@@ -22,7 +23,7 @@ import attrs
 import msgspec
 from zope.interface import implementer
 
-from osqtwist.logbatch import LogBatch
+from osqtwist.logbatch import LogBatch, Post
 from osqtwist.loginterfaces import Appended, Budgets, BufferFull, BufferSize, ILogBuffer, StoredBatch
 from osqtwist.storage.redis_connection import RedisConnection, Script
 from osqtwist.storage.redis_durability import Durability
@@ -31,7 +32,7 @@ DEADLINE = 10.0
 
 # KEYS: logs, dead, account, last, the channel.  ARGV: budget, low mark in bytes, budget of the dead, window, now,
 # node and log type, digest, then of the live part size (0: none), head, data, time, lines, and of the dead part
-# size (0: none), head, data, time.
+# size (0: none), head, data, time; then of the post lines, opening, after.
 _APPEND = Script(
     """
     local live, dead, account, last = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -39,12 +40,18 @@ _APPEND = Script(
     local size, dead_size = tonumber(ARGV[8]), tonumber(ARGV[13])
     local function whole(number) return string.format('%.0f', number) end
 
-    local before = redis.call('HGET', last, ARGV[6])
-    if before and string.sub(before, 1, #digest) == digest
-        and now - tonumber(string.sub(before, #digest + 2)) <= tonumber(ARGV[4]) then
-        -- A write, so that waiting for the disk or a replica covers the first copy too.
-        redis.call('HSET', last, ARGV[6], digest .. ' ' .. ARGV[5])
-        return {'', 1}
+    local post = table.concat({digest, ARGV[5], ARGV[17], ARGV[18]}, ' ')
+    local former, at, count, opening = string.match(
+        redis.call('HGET', last, ARGV[6]) or '', '^(%S*) (%S*) (%S*) (%S*)$')
+    if former and now - tonumber(at) <= tonumber(ARGV[4]) then
+        if former == digest then
+            -- A write, so that waiting for the disk or a replica covers the first copy too.
+            redis.call('HSET', last, ARGV[6], post)
+            return {'', 1}
+        end
+        if opening ~= '' and opening == ARGV[18] and tonumber(ARGV[17]) > tonumber(count) and former ~= ARGV[19] then
+            return {'', 0, former, tonumber(count), opening}
+        end
     end
 
     local fields = redis.call('HMGET', account, 'bytes', 'lines', 'freed', 'shut', 'dead')
@@ -83,7 +90,7 @@ _APPEND = Script(
         redis.call('HSET', account, 'bytes', whole(bytes), 'lines', whole(lines))
         redis.call('PUBLISH', KEYS[5], '')
     end
-    redis.call('HSET', last, ARGV[6], digest .. ' ' .. ARGV[5])
+    redis.call('HSET', last, ARGV[6], post)
     return {id, 0}
     """
 )
@@ -163,9 +170,9 @@ class RedisLogBuffer:
     _budgets: Budgets
     durability: Durability
 
-    async def append(self, batch: LogBatch) -> Appended:
+    async def append(self, batch: LogBatch, post: Post | None = None) -> Appended:
         """One script call, that is one XADD for each part there is; then the wait that the durability demands."""
-        budgets = self._budgets
+        budgets, post = self._budgets, post or batch.as_post()
         words: list[Any] = [
             budgets.live,
             int(budgets.live * budgets.low_mark),
@@ -173,14 +180,18 @@ class RedisLogBuffer:
             budgets.duplicate_window,
             repr(batch.received_at),
             f"{batch.node_id}/{batch.log_type}",
-            batch.digest,
+            post.digest,
         ]
         for part, more in ((batch.live(), (batch.count,)), (batch.dead_letter(), ())):
             words += [*packed(part), *more] if part else [0, b"", b"", "0", *(0 for _ in more)]
+        words += [post.lines, post.opening, post.after]
         keys = [self._live, self._dead, self._account, f"{self._prefix}logs:last", self._channel]
         stored = await self.durability.connection.run(_APPEND, keys, words, deadline=DEADLINE)
         if stored is None:
             raise BufferFull("the log buffer is full")
+        if len(stored) > 2:
+            digest, lines, opening = stored[2:]
+            return Appended("", earlier=Post(digest=digest.decode(), lines=lines, opening=opening.decode()))
         await self.durability.reached()
         return Appended(stored[0].decode(), bool(stored[1]))
 
