@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= ssl:8443
+SECONDS ?= 60
 
-.PHONY: run test test-fast lint bench clean help
+.PHONY: run test test-fast lint bench crashtest clean help
 
 help:           ## What there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -39,6 +40,9 @@ lint: $(VENV)/test.stamp  ## ruff and mypy
 
 bench: $(VENV)/test.stamp  ## CPU per connection and request, beside nginx and http.server
 	$(BIN)/python -m bench
+
+crashtest: $(VENV)/test.stamp  ## Kill everything for SECONDS at each durability, and count what was lost (SECONDS=600: long)
+	$(BIN)/python -m tests.crashtest --seconds $(SECONDS)
 
 clean:          ## Remove what was made here, but for certs/ and state/
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
