@@ -8,10 +8,9 @@ process one, on this host or another.
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,13 +18,10 @@ import attrs
 import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.task import deferLater
-from twisted.logger import ILogObserver, LogEvent, Logger, eventAsText, globalLogBeginner
-from twisted.python.failure import Failure
-from zope.interface import implementer
+from twisted.logger import Logger
 
+from osqtwist.childside import begin, read_instructions, run
 from osqtwist.courier import Courier
 from osqtwist.delivery import SinkDelivery
 from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
@@ -36,7 +32,6 @@ from osqtwist.sinksettings import SinkPlan, read_sinks
 from osqtwist.statefolder import StateFolder, lock_slot
 from osqtwist.storage.redis import RedisStores
 from osqtwist.storage.redis_url import parse_redis_url
-from osqtwist.supervision import ChildLine
 
 _READY_PAUSE = 2.0
 
@@ -126,63 +121,18 @@ def child_words() -> list[str]:
     return [sys.executable, "-P", "-m", "osqtwist.delivering"]
 
 
-@implementer(ILogObserver)
-class _ToParent:
-    """Writes the log as lines that the parent understands."""
-
-    def __call__(self, event: LogEvent) -> None:
-        level = event.get("log_level")
-        text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-        line = msgspec.json.encode(ChildLine(level.name if level else "info", text))
-        sys.__stdout__.buffer.write(line + b"\n")  # type: ignore[union-attr]
-        sys.__stdout__.flush()  # type: ignore[union-attr]
-
-
-@implementer(IReadDescriptor)
-@attrs.define(eq=False)
-class _StandardInput:
-    """Waits for the end of the standard input: the parent is gone, or wants us gone."""
-
-    on_end: Callable[[], None]
-
-    def fileno(self) -> int:
-        """As the reactor wants it."""
-        return 0
-
-    def logPrefix(self) -> str:
-        """As the reactor wants it."""
-        return "parent"
-
-    def doRead(self) -> Failure | None:
-        """Nothing comes after the instructions but the end."""
-        return None if os.read(0, 4096) else Failure(ConnectionDone())
-
-    def connectionLost(self, reason: Failure) -> None:
-        """Stop."""
-        self.on_end()
-
-
 def main() -> None:
     """Run as a child."""
     from twisted.internet import reactor  # noqa: PLC0415 - the one place where this process' reactor comes from
 
-    loop: Any = reactor
-    globalLogBeginner.beginLoggingTo([_ToParent()], redirectStandardIO=False)
-    instructions = msgspec.json.decode(sys.stdin.buffer.readline(), type=Instructions)
+    begin()
+    instructions = read_instructions(Instructions)
     try:
-        service = delivery_service(loop, instructions.settings, instructions.redis_url)
+        service = delivery_service(reactor, instructions.settings, instructions.redis_url)
     except BadSinkSetting as problem:
         Logger().error("{problem}", problem=str(problem))
         raise SystemExit(1) from None
-
-    def stop() -> None:
-        if loop.running:
-            loop.stop()
-
-    loop.addReader(_StandardInput(stop))
-    loop.callWhenRunning(service.startService)
-    loop.addSystemEventTrigger("before", "shutdown", service.stopService)
-    loop.run()
+    run(reactor, service)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import attrs
 from twisted.application.service import Service
@@ -29,6 +30,10 @@ REFRESH_INTERVAL = 5.0
 """Seconds between two looks at the open queries, in case a signal was lost."""
 MAX_QUERIES_AT_ONCE = 20
 """All results of one read come in one body, which must arrive within osquery's 16 s."""
+
+# A query for all nodes must not fill the way to the store for everything else.
+_MOST_TAKING = 128
+_T = TypeVar("_T")
 
 
 @attrs.define
@@ -55,6 +60,7 @@ class Distributed(Service):
         self._loop: LoopingCall | None = None
         self._unsubscribe: Callable[[], None] | None = None
         self._is_closing = False
+        self._taking = 0
 
     def startService(self) -> None:
         """Begin to follow the open queries."""
@@ -77,7 +83,7 @@ class Distributed(Service):
 
     def end_reads_of(self, node_id: str) -> None:
         """Wake a node's parked reads, so that a revocation is looked at now."""
-        self._parked.wake(lambda facts: facts.node_id == node_id)
+        self._parked.wake_node(node_id)
 
     async def read(
         self, facts: NodeFacts, until: float, may_go_on: Callable[[], bool] = lambda: True
@@ -141,7 +147,9 @@ class Distributed(Service):
         self._metrics.open_queries.set(len(current))
         new = [query.target for query in current if query.query_id not in known]
         if new:
-            self._parked.wake(lambda facts: any(target.matches(facts) for target in new))
+            self._parked.wake(
+                lambda facts: any(target.matches(facts) for target in new), lambda: self._taking >= _MOST_TAKING
+            )
 
     async def _announce(self, query_id: str) -> None:
         try:
@@ -179,6 +187,8 @@ class Distributed(Service):
 
     async def _take(self, node_id: str, query_ids: Sequence[str], now: float) -> set[str]:
         asked = Deferred.fromCoroutine(self._queries.take(node_id, query_ids, now))
+        self._taking += 1
+        asked.addBoth(self._has_taken)
         answer: Deferred[dict[str, Taken]] = Deferred()
         asked.addCallbacks(answer.callback, answer.errback)
         try:
@@ -195,6 +205,10 @@ class Distributed(Service):
                 settled = taken.lease_ends_at if taken.offer in (Offer.TAKEN, Offer.LEASED) else math.inf
                 self._open[query_id].settled_until[node_id] = settled
         return {query_id for query_id, taken in outcomes.items() if taken.offer is Offer.TAKEN}
+
+    def _has_taken(self, result: _T) -> _T:
+        self._taking -= 1
+        return result
 
     async def _give_back(self, node_id: str, query_ids: Sequence[str]) -> None:
         try:

@@ -28,21 +28,12 @@ _AT_MOST = 50
 
 
 @attrs.define(eq=False)
-class LogKeeping(Service):
-    """
-    Every few seconds: trims, tells the admission how full the buffer is, and warns of sinks that fall behind.
-
-    :ivar max_age: seconds; 0 keeps batches for as long as there is room.
-    """
+class _Rounds(Service):
+    """Does something every few seconds, whatever comes of it."""
 
     clock: IReactorTime
     stores: IStores
-    sinks: SinkView
-    admission: Admission
-    max_age: float
     _loop: LoopingCall | None = attrs.field(default=None, init=False)
-    _warned: dict[str, float] = attrs.field(factory=dict, init=False)
-    _was_shut: bool = attrs.field(default=False, init=False)
     _log = Logger()
 
     def startService(self) -> None:
@@ -60,12 +51,46 @@ class LogKeeping(Service):
 
     async def _round(self) -> None:
         try:
-            await self.sweep()
-            await self.look()
+            await self.go_round()
         except (StoreUnavailable, StoreFull):
             return
         except Exception:
             self._log.failure("housekeeping failed; it is tried again")
+
+    async def go_round(self) -> None:
+        """What there is to do."""
+        raise NotImplementedError
+
+
+@attrs.define(eq=False)
+class BufferWatch(_Rounds):
+    """Tells the admission how full the log buffer is; in every process that takes logs."""
+
+    admission: Admission
+
+    async def go_round(self) -> None:
+        """Look."""
+        size = await self.stores.logs.size()
+        self.admission.fill = size.bytes / size.budget_bytes if size.budget_bytes else 0.0
+
+
+@attrs.define(eq=False)
+class LogKeeping(_Rounds):
+    """
+    Trims, and warns of sinks that fall behind; once for each server.
+
+    :ivar max_age: seconds; 0 keeps batches for as long as there is room.
+    """
+
+    sinks: SinkView
+    max_age: float
+    _warned: dict[str, float] = attrs.field(factory=dict, init=False)
+    _was_shut: bool = attrs.field(default=False, init=False)
+
+    async def go_round(self) -> None:
+        """Sweep, then look."""
+        await self.sweep()
+        await self.look()
 
     async def sweep(self) -> None:
         """Delete what is too old, and what no sink needs while room is short."""
@@ -83,7 +108,6 @@ class LogKeeping(Service):
     async def look(self) -> None:
         """See how full the buffer is, and who is behind."""
         size = await self.stores.logs.size()
-        self.admission.fill = size.bytes / size.budget_bytes if size.budget_bytes else 0.0
         if size.is_shut != self._was_shut:
             self._was_shut = size.is_shut
             if size.is_shut:

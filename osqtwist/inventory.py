@@ -12,10 +12,10 @@ from twisted.internet.interfaces import IReactorTime
 from osqtwist import __version__
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.directory import Directory
+from osqtwist.figures import SummedFigures
 from osqtwist.interfaces import IStores, NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.metrics import Metrics
 from osqtwist.node import Node, Revocation, Sighting
-from osqtwist.parking import ParkedReads
 from osqtwist.targeting import Target
 
 ONLINE_WITHIN = 60.0
@@ -26,13 +26,17 @@ _PAGE = 500
 
 @attrs.frozen
 class Inventory:
-    """Nodes, and the figures of it all."""
+    """
+    Nodes, and the figures of it all.
+
+    :ivar figures: those of every process, :attr:`metrics` of this one.
+    """
 
     clock: IReactorTime
     stores: IStores
     directory: Directory
     configuration: NodeConfiguration
-    parked: ParkedReads
+    figures: SummedFigures
     metrics: Metrics
     started_at: float = attrs.field(factory=time.time)
 
@@ -68,7 +72,7 @@ class Inventory:
             "nodes": await self.stores.nodes.count_since(0),
             "nodes_online": await self.stores.nodes.count_since(now - ONLINE_WITHIN),
             "nodes_revoked": len(await self.stores.nodes.revocations()),
-            "parked_reads": len(self.parked),
+            "parked_reads": int(self.figures.value("osqtwist_parked_reads")),
             "open_queries": len(await self.stores.queries.open_queries(now)),
             "log_buffer": {
                 "batches": size.batches,

@@ -11,6 +11,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15)
 
 
+SUMMED_GAUGES = frozenset({"osqtwist_connections", "osqtwist_parked_reads"})
+"""Gauges of which each worker has its share.  The others are set by one process, or say the same in each."""
+
+
 class Metrics:
     """
     Every metric of one process, in a registry of its own.
@@ -147,6 +151,10 @@ class Metrics:
         )
         self.nodes_online = Gauge("osqtwist_nodes_online", "Nodes seen in the last minute.", registry=registry)
         self.nodes_known = Gauge("osqtwist_nodes", "Nodes ever seen and not forgotten.", registry=registry)
+        self.workers = Gauge("osqtwist_workers", "Worker processes that serve nodes now.", registry=registry)
+        self.worker_deaths = Counter(
+            "osqtwist_worker_deaths", "Worker processes that ended without being asked to.", registry=registry
+        )
         self.store_up = Gauge("osqtwist_store_up", "Whether the store answers: 1 or 0.", registry=registry)
         self.certificate_expiry = Gauge(
             "osqtwist_server_certificate_expiry_seconds",

@@ -9,13 +9,17 @@ Rule 2: whoever parks a read removes it, on every way out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from osqtwist.targeting import NodeFacts
+
+_AWAKE_AT_ONCE = 32
+_LOOKS_AT_ONCE = 2000
+_BUSY_PAUSE = 0.005
 
 
 @attrs.define(eq=False)
@@ -89,12 +93,35 @@ class ParkedReads:
         self._reads.pop(read, None)
         self.on_count(len(self._reads))
 
-    def wake(self, concerns: Callable[[NodeFacts], bool]) -> int:
-        """Wake every read whose node is concerned; answers with how many there were."""
-        concerned = [read for read in self._reads if concerns(read.facts)]
-        for read in concerned:
+    def wake(self, concerns: Callable[[NodeFacts], bool], is_busy: Callable[[], bool] = lambda: False) -> None:
+        """
+        Wake every read whose node is concerned.
+
+        The first few at once, the others a few at a time, so that other requests get their turn in between.
+
+        :param is_busy: while true, those not yet awake have to wait.
+        """
+        self._wake_some(iter(list(self._reads)), concerns, is_busy)
+
+    def wake_node(self, node_id: str) -> None:
+        """Wake a node's reads, now."""
+        for read in [read for read in self._reads if read.facts.node_id == node_id]:
             read.wake()
-        return len(concerned)
+
+    def _wake_some(
+        self, reads: Iterator[ParkedRead], concerns: Callable[[NodeFacts], bool], is_busy: Callable[[], bool]
+    ) -> None:
+        if is_busy():
+            self.clock.callLater(_BUSY_PAUSE, self._wake_some, reads, concerns, is_busy)
+            return
+        woken = 0
+        for looked, read in enumerate(reads, 1):
+            if read in self._reads and concerns(read.facts):
+                read.wake()
+                woken += 1
+            if woken == _AWAKE_AT_ONCE or looked == _LOOKS_AT_ONCE:
+                self.clock.callLater(0, self._wake_some, reads, concerns, is_busy)
+                return
 
     def __len__(self) -> int:
         return len(self._reads)

@@ -1,7 +1,8 @@
 """
-A small CA: for development, for tests, and for operators without one.
+What certificates are made of: keys, extensions, signatures, files; and the CA of development and tests.
 
-P-256 unless asked otherwise, the extensions that verifiers look at, keys that nobody else can read.
+P-256 unless asked otherwise, the extensions that verifiers look at, keys that nobody else can read.  The CA that
+remembers what it issued, for fleets, is :mod:`osqtwist.certificateauthority`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+Extensions = Iterable[tuple[x509.ExtensionType, bool]]
+"""Extensions, each with whether it is critical."""
 
 CA_DAYS = 3650
 LEAF_DAYS = 397
-_BACKDATE = datetime.timedelta(minutes=5)
+BACKDATE = datetime.timedelta(minutes=5)
+"""How long before now a certificate begins, for clocks that are late."""
 _PURPOSES = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "node": ExtendedKeyUsageOID.CLIENT_AUTH}
 _PURPOSES["operator"] = ExtendedKeyUsageOID.CLIENT_AUTH
 
@@ -46,9 +51,7 @@ class Credential:
     @property
     def key_pem(self) -> bytes:
         """The key as PKCS #8 PEM, not encrypted."""
-        return self.key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        return pem_of_key(self.key)
 
     def write(self, certificate_path: Path, key_path: Path) -> None:
         """Write both as PEM; the key first, and readable by its owner only from the very beginning."""
@@ -57,10 +60,23 @@ class Credential:
 
 
 def new_key(kind: str = "P-256") -> PrivateKey:
-    """A new private key: ``P-256``, ``P-384`` or ``RSA-2048`` (any size)."""
+    """A new private key: ``P-256``, ``P-384``, ``P-521`` or ``RSA-2048`` (any size)."""
     if kind.startswith("RSA-"):
         return rsa.generate_private_key(65537, int(kind.removeprefix("RSA-")))
-    return ec.generate_private_key({"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1()}[kind])
+    return ec.generate_private_key({"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}[kind])
+
+
+def pem_of_key(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
+    """A key as PKCS #8 PEM, encrypted if there is a passphrase."""
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase is not None:
+        encryption = serialization.BestAvailableEncryption(passphrase)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+def kind_of(key: PublicKey) -> str:
+    """What :func:`new_key` makes another key of the same kind of."""
+    return f"RSA-{key.key_size}" if isinstance(key, rsa.RSAPublicKey) else f"P-{key.key_size}"
 
 
 @attrs.frozen
@@ -72,20 +88,9 @@ class Authority:
     @classmethod
     def create(cls, name: str, kind: str = "P-256", days: int = CA_DAYS) -> Authority:
         """A new CA, self-signed, allowed to sign leaves and revocation lists and nothing else."""
-        key = new_key(kind)
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        public = key.public_key()
-        builder = (
-            _dated(x509.CertificateBuilder(), days)
-            .subject_name(subject)
-            .issuer_name(subject)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        )
-        return cls(Credential(builder.sign(key, hashes.SHA256()), key))
+        key, now = new_key(kind), utc_now()
+        end = now + datetime.timedelta(days=days)
+        return cls(Credential(sign_authority(key, name, now - BACKDATE, end), key))
 
     @classmethod
     def load(cls, certificate_path: Path, key_path: Path) -> Authority:
@@ -95,11 +100,35 @@ class Authority:
         :raise UnusablePKI: they cannot be read.
         """
         try:
-            certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
-            key = serialization.load_pem_private_key(key_path.read_bytes(), None)
+            certificate_pem, key_pem = certificate_path.read_bytes(), key_path.read_bytes()
         except OSError as problem:
             raise UnusablePKI(f"{problem.filename}: {problem.strerror}") from None
+        return cls.parse(certificate_path, certificate_pem, key_path, key_pem)
+
+    @classmethod
+    def parse(
+        cls,
+        certificate_path: Path,
+        certificate_pem: bytes,
+        key_path: Path,
+        key_pem: bytes,
+        passphrase: bytes | None = None,
+    ) -> Authority:
+        """
+        A CA from what its files hold; the paths are for the error texts.
+
+        :raise UnusablePKI: it is not PEM, the passphrase is wrong or missing, or the two do not belong together.
+        """
+        if b"ENCRYPTED" in key_pem and passphrase is None:
+            raise UnusablePKI(f"{key_path} is encrypted: give --passphrase-file")
+        if b"ENCRYPTED" not in key_pem:
+            passphrase = None
+        try:
+            certificate = x509.load_pem_x509_certificate(certificate_pem)
+            key = serialization.load_pem_private_key(key_pem, passphrase)
         except (ValueError, TypeError) as problem:
+            if passphrase is not None:
+                raise UnusablePKI(f"{key_path} cannot be read: is the passphrase the right one?") from None
             raise UnusablePKI(f"{certificate_path} or {key_path} cannot be read as PEM: {problem}") from None
         if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
             raise UnusablePKI(f"{key_path} is neither an EC nor an RSA key")
@@ -137,22 +166,11 @@ class Authority:
         alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in dns]
         alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
         alternatives += [x509.UniformResourceIdentifier(uri) for uri in uris]
-        issuer, public = self.credential.certificate, key.public_key()
-        builder = (
-            _dated(x509.CertificateBuilder(), days, not_before, not_after)
-            .subject_name(x509.Name(subject))
-            .issuer_name(issuer.subject)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(digital_signature=True), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([_PURPOSES[purpose]]), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(self._authority_key_identifier(), critical=False)
-        )
-        if alternatives:
-            builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        return Credential(builder.sign(self.credential.key, hashes.SHA256()), key)
+        now = utc_now()
+        begin, end = not_before or now - BACKDATE, not_after or now + datetime.timedelta(days=days)
+        extensions = leaf_extensions(purpose, alternatives)
+        certificate = sign_leaf(self.credential, key.public_key(), x509.Name(subject), extensions, begin, end)
+        return Credential(certificate, key)
 
     def revocation_list(
         self,
@@ -162,27 +180,84 @@ class Authority:
         last_update: datetime.datetime | None = None,
     ) -> bytes:
         """A CRL of this CA as PEM; by default good for a week."""
-        now = _now()
-        builder = (
-            x509.CertificateRevocationListBuilder()
-            .issuer_name(self.credential.certificate.subject)
-            .last_update(last_update or now - _BACKDATE)
-            .next_update(next_update or now + datetime.timedelta(days=7))
-            .add_extension(self._authority_key_identifier(), critical=False)
-            .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
-        )
-        for serial in serials:
-            revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - _BACKDATE).build()
-            builder = builder.add_revoked_certificate(revoked)
-        return builder.sign(self.credential.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        now = utc_now()
+        revoked = [
+            x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - BACKDATE).build()
+            for serial in serials
+        ]
+        begin, end = last_update or now - BACKDATE, next_update or now + datetime.timedelta(days=7)
+        signed = sign_revocation_list(self.credential, revoked, int(now.timestamp()), begin, end)
+        return signed.public_bytes(serialization.Encoding.PEM)
 
-    def _authority_key_identifier(self) -> x509.AuthorityKeyIdentifier:
-        certificate = self.credential.certificate
-        try:
-            identifier = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        except x509.ExtensionNotFound:
-            return x509.AuthorityKeyIdentifier.from_issuer_public_key(self.credential.key.public_key())
-        return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+
+def sign_authority(key: PrivateKey, name: str, begin: datetime.datetime, end: datetime.datetime) -> x509.Certificate:
+    """The certificate of a CA, signed by itself, that may sign leaves and revocation lists and nothing else."""
+    subject, public = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key.public_key()
+    builder = (
+        x509.CertificateBuilder(not_valid_before=begin, not_valid_after=end)
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+    )
+    return builder.sign(key, _digest(key))
+
+
+def leaf_extensions(purpose: str, alternatives: Sequence[x509.GeneralName]) -> list[tuple[x509.ExtensionType, bool]]:
+    """The extensions that make a leaf a ``server``, ``node`` or ``operator``, and never two of them."""
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (_key_usage(digital_signature=True), True),
+        (x509.ExtendedKeyUsage([_PURPOSES[purpose]]), False),
+    ]
+    if alternatives:
+        extensions.append((x509.SubjectAlternativeName(alternatives), False))
+    return extensions
+
+
+def sign_leaf(
+    issuer: Credential,
+    public: PublicKey,
+    subject: x509.Name,
+    extensions: Extensions,
+    begin: datetime.datetime,
+    end: datetime.datetime,
+) -> x509.Certificate:
+    """A leaf certificate with a new serial number; the two key identifiers are added to its extensions."""
+    builder = (
+        x509.CertificateBuilder(not_valid_before=begin, not_valid_after=end)
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+    )
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+    builder = builder.add_extension(_authority_key_identifier(issuer), critical=False)
+    return builder.sign(issuer.key, _digest(issuer.key))
+
+
+def sign_revocation_list(
+    issuer: Credential,
+    revoked: Iterable[x509.RevokedCertificate],
+    number: int,
+    begin: datetime.datetime,
+    next_update: datetime.datetime,
+) -> x509.CertificateRevocationList:
+    """A CRL of a CA."""
+    builder = x509.CertificateRevocationListBuilder(
+        issuer_name=issuer.certificate.subject,
+        last_update=begin,
+        next_update=next_update,
+        revoked_certificates=list(revoked),
+    )
+    builder = builder.add_extension(_authority_key_identifier(issuer), critical=False)
+    builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+    return builder.sign(issuer.key, _digest(issuer.key))
 
 
 @attrs.frozen
@@ -247,19 +322,22 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
     partial.replace(path)
 
 
-def _now() -> datetime.datetime:
+def utc_now() -> datetime.datetime:
+    """The time of this machine, in whole seconds as certificates have it."""
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 
 
-def _dated(
-    builder: x509.CertificateBuilder,
-    days: int,
-    not_before: datetime.datetime | None = None,
-    not_after: datetime.datetime | None = None,
-) -> x509.CertificateBuilder:
-    now = _now()
-    begin = not_before or now - _BACKDATE
-    return builder.not_valid_before(begin).not_valid_after(not_after or now + datetime.timedelta(days=days))
+def _digest(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384:
+    """A digest as strong as the key that signs it."""
+    return hashes.SHA384() if isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size > 256 else hashes.SHA256()
+
+
+def _authority_key_identifier(issuer: Credential) -> x509.AuthorityKeyIdentifier:
+    try:
+        identifier = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
 def _key_usage(

@@ -7,9 +7,11 @@ terminal, a low port needs root only until twistd sheds it, and connections made
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 from twisted.python.systemd import ListenFDs
@@ -44,27 +46,31 @@ class BoundPort:
         return f"{self.spoken} ({host} port {self.number})"
 
 
-def bind_all(descriptions: Sequence[str]) -> list[BoundPort]:
+def bind_all(descriptions: Sequence[str], shares: int = 1) -> list[list[BoundPort]]:
     """
     Bind every port, or none.
 
+    :param shares: how many processes will listen.  Each gets a socket of its own for each port, and the kernel spreads
+        connections evenly over them; what waits in the queue of one that died is served by the one after it, as long
+        as we keep the socket.  A socket of systemd is one for all.
+    :return: for each share its sockets.
     :raise UnusablePort: one of them cannot be bound; those bound before it are closed again.
     """
     # Asking for systemd's sockets removes them from the environment, so it is done once.
     given = ListenFDs.fromEnvironment()
-    bound: list[BoundPort] = []
+    bound: list[list[BoundPort]] = []
     try:
-        bound.extend(bind(description, given) for description in descriptions)
+        bound.extend(bind(description, given, shares) for description in descriptions)
     except UnusablePort:
-        for port in bound:
+        for port in itertools.chain(*bound):
             port.socket.close()
         raise
-    return bound
+    return [list(share) for share in zip(*bound, strict=True)]
 
 
-def bind(description: str, given: ListenFDs) -> BoundPort:
+def bind(description: str, given: ListenFDs, shares: int = 1) -> list[BoundPort]:
     """
-    Bind what a description names.
+    Bind what a description names, for each share.
 
     ``ssl:PORT[:interface=ADDRESS]`` binds; without an interface, to every IPv4 and IPv6 address.
     ``systemd:name=NAME`` or ``systemd:index=N`` takes a socket that systemd has bound.  Colons inside an address
@@ -76,7 +82,7 @@ def bind(description: str, given: ListenFDs) -> BoundPort:
     fields = dict(word.partition("=")[::2] for word in words if "=" in word)
     numbers = [word for word in words if "=" not in word]
     if kind == "systemd":
-        return BoundPort(description, _from_systemd(description, fields, given))
+        return [BoundPort(description, _from_systemd(description, fields, given))] * shares
     if kind == "tcp":
         raise UnusablePort(f"--port {description}: plain TCP would let anybody name himself; use ssl:")
     if kind != "ssl":
@@ -91,19 +97,30 @@ def bind(description: str, given: ListenFDs) -> BoundPort:
     if not (number.isascii() and number.isdecimal() and int(number) < 65536):
         raise UnusablePort(f"--port {description}: {number!r} is not a port number")
     try:
-        return BoundPort(description, _listen(int(number), fields.get("interface", "")))
+        return [BoundPort(description, each) for each in _listen(int(number), fields.get("interface", ""), shares)]
     except OSError as problem:
         raise UnusablePort(f"--port {description}: {problem.strerror or problem}") from None
 
 
-def _listen(number: int, interface: str) -> socket.socket:
+def _listen(number: int, interface: str, shares: int) -> list[socket.socket]:
+    first = _bound(number, interface, False)
+    if shares == 1:
+        return [first]
+    # Another server that shares the port would take half of the connections, so the first look is without sharing.
+    number = first.getsockname()[1]
+    first.close()
+    return [_bound(number, interface, True) for _ in range(shares)]
+
+
+def _bound(number: int, interface: str, is_shared: bool) -> socket.socket:
+    more: dict[str, Any] = {"backlog": BACKLOG, "reuse_port": is_shared}
     if interface:
         family = socket.AF_INET6 if ":" in interface else socket.AF_INET
-        bound = socket.create_server((interface, number), family=family, backlog=BACKLOG)
+        bound = socket.create_server((interface, number), family=family, **more)
     elif socket.has_dualstack_ipv6():
-        bound = socket.create_server(("", number), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+        bound = socket.create_server(("", number), family=socket.AF_INET6, dualstack_ipv6=True, **more)
     else:
-        bound = socket.create_server(("", number), backlog=BACKLOG)
+        bound = socket.create_server(("", number), **more)
     bound.setblocking(False)
     return bound
 

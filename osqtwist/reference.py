@@ -32,6 +32,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 
+from osqtwist.assembly import Parts, assemble, node_site
 from osqtwist.configuration import StaticConfiguration
 from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
 from osqtwist.identity import IdentityCache, IdentityRule, node_id_for_host
@@ -41,7 +42,6 @@ from osqtwist.ports import BoundPort, UnusablePort, bind_all
 from osqtwist.query import DistributedQuery
 from osqtwist.settings import Settings
 from osqtwist.storage.memory import MemoryStores
-from osqtwist.tap import Parts, assemble, node_site
 from osqtwist.targeting import Target
 from osqtwist.tls import PeerIdentities, ReloadingServerTLS, TLSFiles, UnusableCredential
 from osqtwist.web import routes
@@ -222,7 +222,7 @@ def reference(
     _log_to_stderr(LogLevel.info if verbose else LogLevel.warn)
     with tempfile.TemporaryDirectory(prefix="osqtwist-reference-") as folder:
         try:
-            (bound,) = bind_all([f"ssl:{port}:interface=127.0.0.1"])
+            ((bound,),) = bind_all([f"ssl:{port}:interface=127.0.0.1"])
             _serve(reactor, arguments, bound, Path(folder), None if persist else timeout)
         except (UnusablePort, UnusableCredential) as problem:
             raise click.ClickException(str(problem)) from None

@@ -1,7 +1,7 @@
 """
 The life of a server: what starts after what, and how it ends.
 
-Start: the embedded store if there is one, the store, the services, then the ports; connections made meanwhile wait
+Start: the embedded store if there is one, the store, the services, then the front; connections made meanwhile wait
 in the kernel.  Stop: no more connections, every held read answered, what is under way finished, the services, the
 store.
 """
@@ -14,18 +14,11 @@ from typing import IO, Any, Protocol
 import attrs
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.internet.task import deferLater
+from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from osqtwist.front import Front
 from osqtwist.interfaces import IStores
-from osqtwist.ports import BoundPort
-from osqtwist.web.site import NodeSite
-
-DRAIN_SECONDS = 8.0
-"""How long a stop waits for answers under way.  Held reads are answered at once, so this is for slow networks."""
-_DRAIN_STEP = 0.05
 
 
 class StartFailed(Exception):
@@ -48,25 +41,23 @@ class Server(Service):
     Everything that runs, in order.
 
     :ivar services: started in this order once the store is ready, stopped in the reverse.
-    :ivar listen_admin: opens the operators' socket.
+    :ivar listen_admin: opens the operators' socket, if this process has one.
     :ivar on_ready: called once nodes are served.
     :ivar on_failure: called with a sentence when the start fails; the process should end.
     :ivar lock: what keeps other servers out of the state folder; closed at the very end.
     """
 
     reactor: Any
-    ports: Sequence[BoundPort]
-    site: NodeSite
-    tls: Any
+    front: Front
     stores: IStores
     embedded: EmbeddedStore | None
     services: Sequence[IService]
-    listen_admin: Callable[[], Awaitable[IListeningPort]]
     on_ready: Callable[[], None]
     on_failure: Callable[[str], None]
     expected_failures: tuple[type[Exception], ...]
-    lock: IO[str]
-    _listening: list[IListeningPort] = attrs.field(factory=list, init=False)
+    listen_admin: Callable[[], Awaitable[IListeningPort]] | None = None
+    lock: IO[str] | None = None
+    _admin: IListeningPort | None = attrs.field(default=None, init=False)
     _running: list[IService] = attrs.field(factory=list, init=False)
     _starting: Deferred[None] | None = attrs.field(default=None, init=False)
     _log = Logger()
@@ -91,11 +82,9 @@ class Server(Service):
             for service in self.services:
                 service.startService()
                 self._running.append(service)
-            self._listening.append(await self.listen_admin())
-            factory: IProtocolFactory = TLSMemoryBIOFactory(self.tls, False, self.site, self.reactor)
-            for port in self.ports:
-                descriptor, family = port.socket.fileno(), port.socket.family
-                self._listening.append(self.reactor.adoptStreamPort(descriptor, family, factory))
+            if self.listen_admin:
+                self._admin = await self.listen_admin()
+            await self.front.open()
         except self.expected_failures as problem:
             self.on_failure(str(problem))
         except Exception as problem:
@@ -108,24 +97,15 @@ class Server(Service):
             self.on_ready()
 
     async def _stop(self) -> None:
-        for port in self._listening:
-            await maybeDeferred(port.stopListening)
-        for bound in self.ports:
-            bound.socket.close()
+        if self._admin:
+            await maybeDeferred(self._admin.stopListening)
+        await self.front.shut()
         # Last started, first stopped; the distributed reads are among the last, so they are answered first.
         for service in reversed(self._running):
             await maybeDeferred(service.stopService)
-        await self._drain()
+        await self.front.drain()
         await self.stores.close()
         if self.embedded:
             await self.embedded.stop()
-        self.lock.close()
-
-    async def _drain(self) -> None:
-        waited = 0.0
-        while any(channel.is_answering for channel in self.site.channels) and waited < DRAIN_SECONDS:
-            await deferLater(self.reactor, _DRAIN_STEP)
-            waited += _DRAIN_STEP
-        left = self.site.end_connections(lambda _: True)
-        if left and waited >= DRAIN_SECONDS:
-            self._log.warn("{left} connections were ended with an answer under way", left=left)
+        if self.lock:
+            self.lock.close()

@@ -7,6 +7,7 @@ environment.  What is a table (identity rules, deadlines) stands in the settings
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from osqtwist.storage.redis_durability import DurabilityLevel
 from osqtwist.web.site import Deadlines
 
 _MIB = 2**20
+MAX_WORKERS = 64
 ENVIRONMENT_PREFIX = "OSQTWIST_"
 
 ClientAuth = Literal["required", "optional", "none"]
@@ -51,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     state: str = "state"
     admin: str = ""
     role: Role = "all"
-    workers: int = 1
+    workers: int | Literal["auto"] = 1
     hold: float = 10.0
     keep_connections: bool = False
     route_prefix: str = ""
@@ -72,6 +74,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def budgets(self) -> Budgets:
         """The budgets of the log buffer."""
         return Budgets(live=self.log_budget_mib * _MIB, dead=self.dead_letter_budget_mib * _MIB)
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes serve nodes; ``auto`` is one for each processor that this process may use."""
+        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
 
     @property
     def makes_development_set_up(self) -> bool:
@@ -104,7 +111,7 @@ HELP: dict[str, tuple[str, str]] = {
         "all|nodes|delivery",
         "serve nodes and deliver logs to the sinks, or one of the two; delivery alone needs --redis",
     ),
-    "workers": ("N", "node-facing processes sharing the ports"),
+    "workers": ("N|auto", "processes that serve nodes, sharing the ports; auto: one for each processor"),
     "hold": ("SECONDS", "how long a distributed read is held, 0 to 12"),
     "keep_connections": ("yes|no", "keep connections for further requests; osqueryd never makes any"),
     "route_prefix": ("PATH", "a prefix that every route answers under too, such as /public/osquery"),
@@ -122,6 +129,8 @@ HELP: dict[str, tuple[str, str]] = {
 }
 """For each option what stands for its value, and what it means."""
 
+# The settings file itself, and what `osqtwist` reads to find the server.
+_OF_THE_COMMAND = ("settings", "admin_socket")
 _TABLES = ("identity", "certificate_tags", "deadlines", "sink")
 _WORDS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
@@ -152,7 +161,7 @@ def gather(options: Mapping[str, Any], environment: Mapping[str, str], settings_
             _put(values, name.replace("-", "_"), value, f"{name} in {settings_file}")
     for variable, text in environment.items():
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if variable.startswith(ENVIRONMENT_PREFIX) and name != "settings":
+        if variable.startswith(ENVIRONMENT_PREFIX) and name not in _OF_THE_COMMAND:
             if name not in HELP:
                 raise BadSetting(f"{variable} in the environment is not a setting of osqtwist")
             _put(values, name, text.split() if name == "port" else text, variable)
@@ -195,8 +204,12 @@ def _put(values: dict[str, Any], name: str, value: Any, source: str) -> None:
 
 
 def _plainly(problem: msgspec.ValidationError) -> str:
-    text = str(problem)
-    for kind, words in (("`int`", "a whole number"), ("`float`", "a number")):
+    text = str(problem).replace("Invalid enum value", "Expected `int | str`")
+    for kind, words in (
+        ("`int | str`", "a whole number or auto"),
+        ("`int`", "a whole number"),
+        ("`float`", "a number"),
+    ):
         if f"Expected {kind}" in text:
             return words
     return f"something else ({text})"
@@ -223,8 +236,8 @@ def _check(settings: Settings) -> None:
         raise BadSetting("--role delivery needs --redis: the log buffer of the servers that it delivers from")
     if settings.role == "delivery" and not settings.sink:
         raise BadSetting("--role delivery needs at least one [sink.NAME] block in the settings file")
-    if settings.workers != 1:
-        raise BadSetting(f"--workers is {settings.workers}; only 1 works in this version")
+    if not 1 <= settings.worker_count <= MAX_WORKERS:
+        raise BadSetting(f"--workers is {settings.workers}; it must be from 1 to {MAX_WORKERS}, or auto")
     if settings.admin and not settings.admin.startswith("unix:"):
         raise BadSetting(f"--admin is {settings.admin!r}; it must be unix:PATH")
     if settings.route_prefix and (not settings.route_prefix.startswith("/") or settings.route_prefix.endswith("/")):

@@ -19,19 +19,26 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, providedBy
 
+from osqtwist.assembly import assemble
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
+from osqtwist.figures import SummedFigures
+from osqtwist.housekeeping import LogKeeping
 from osqtwist.identity import CertificateIdentity
 from osqtwist.interfaces import StoreUnavailable
+from osqtwist.inventory import Inventory
 from osqtwist.layers import parse_layer
+from osqtwist.livequery import LiveQueries
 from osqtwist.loginterfaces import Budgets
+from osqtwist.logview import LogView
 from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys, new_signing_key
 from osqtwist.query import DistributedQuery, new_query_id
 from osqtwist.settings import Settings
+from osqtwist.sinkview import SinkView
 from osqtwist.storage.memory import MemoryStores
-from osqtwist.tap import assemble
 from osqtwist.targeting import Target
+from osqtwist.web.admin import AdminAPI
 
 SECRET = "open sesame".replace(" ", "-")
 START = 1_790_000_000.0
@@ -142,17 +149,35 @@ class InMemoryServer:
             folder,
             self.metrics,
         )
-        self.parts, self.api, self.live = parts, parts.api, parts.live
-        self.parked, self.distributed = parts.inventory.parked, parts.live.distributed
+        self.parts, self.api = parts, parts.api
+        self.parked, self.distributed = parts.parked, parts.api.distributed
         self.client = StubTreq(parts.api.app(self.settings.route_prefix).resource())
-        self.admin = StubTreq(parts.admin(lambda: "--flag\n").app().resource())
-        for service in parts.services:
+        figures = SummedFigures(self.metrics.registry)
+        self.inventory = Inventory(
+            self.reactor, self.stores, parts.api.directory, self.configuration, figures, self.metrics
+        )
+        self.live = LiveQueries(self.reactor, self.stores, self.distributed, self.inventory)
+        self.sinks = SinkView(self.reactor, self.stores, self.metrics)
+        admin = AdminAPI(
+            self.inventory,
+            self.live,
+            LogView(self.reactor, self.stores),
+            self.sinks,
+            parts.api.carves,
+            figures,
+            None,
+            lambda: "--flag\n",
+        )
+        self.admin = StubTreq(admin.app().resource())
+        keeping = LogKeeping(self.reactor, self.stores, self.sinks, self.settings.log_retention_hours * 3600)
+        self.services = [keeping, *parts.services]
+        for service in self.services:
             service.startService()
         self.turn()
 
     def stop(self) -> None:
         """End it; nothing may be left on the clock."""
-        for service in reversed(self.parts.services):
+        for service in reversed(self.services):
             service.stopService()
         self.turn()
 

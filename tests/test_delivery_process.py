@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
 from osqtwist import supervision
+from osqtwist.childside import ParentPipe
+from osqtwist.figures import Family
 from osqtwist.supervision import ChildProcess
 from tests.stores import valkey
 from tests.test_embedded import is_alive
@@ -207,6 +209,16 @@ def test_delivery_in_processes_of_its_own(start: Start, folder: Path, tmp_path_f
         assert others[1].stop() == 0
 
 
+def test_standard_output_is_the_servers_own(start: Start, folder: Path) -> None:
+    """A stdout sink writes there, though its process is a child; the log of the child goes to the log."""
+    server = begin(start, folder, text='[sink.out]\nkind = "stdout"\n')
+    post(server, 0)
+    until(lambda: server.text().count('\n{"') >= 5)
+    lines = [json.loads(line) for line in server.text().splitlines() if line.startswith("{")]
+    assert [line["number"] for line in lines] == list(range(5))
+    assert "delivery: delivers to out" in server.text()
+
+
 # -- the supervisor of the child
 
 
@@ -240,8 +252,8 @@ async def test_a_child_reads_its_instructions_and_speaks_into_the_log(said: list
     """JSON with its level, anything else as an error; when the parent wants it gone, its input ends."""
     running = child(
         "read line",
-        '[ "$line" = \'secret instructions\' ] && echo \'{"level":"warn","text":"got it"}\'',
-        "echo plain >&2",
+        '[ "$line" = \'secret instructions\' ] && echo \'{"type":"said","level":"warn","text":"got it"}\' >&3',
+        "echo plain >&3",
         "cat",
     )
     running.startService()
@@ -282,3 +294,40 @@ async def test_a_child_that_does_not_stop_is_killed(said: list[str], monkeypatch
     await running.stopService()
     assert not is_alive(pid)
     assert any("did not stop" in text for text in said)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_child_that_hangs_is_killed_and_started_again(said: list[str]) -> None:
+    """One that sends figures is heard of; one that sends none any more is taken for hung."""
+    figures = '{"type":"figures","families":[["m","counter",[["m_total",{"a":"b"},2.0]]]]}'
+    running = child(f"for n in 1 2 3; do echo '{figures}' >&3; sleep 0.2; done", "exec sleep 60")
+    running.longest_silence = 0.4
+    running._pause = 0.05
+    found: list[Any] = []
+    running.on_figures = found.append
+    running.startService()
+    await until_said(said, r"child was not heard of for 0\.4 s and is killed")
+    await until_said(said, r"child ended \(.*signal 9.*\); it is started again")
+    await running.stopService()
+    assert found[:3] == [[Family("m", "counter", [("m_total", {"a": "b"}, 2.0)])]] * 3
+
+
+def test_a_child_does_not_wait_for_its_parent() -> None:
+    """What does not fit into the pipe is dropped, and counted; what is half in it is finished first."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    pipe = ParentPipe(writing)
+    for number in range(1000):
+        pipe({"log_format": "{text}", "text": f"{number} " + "x" * 1000, "log_level": LogLevel.info, "log_time": 0.0})
+    first = os.read(reading, 10**6)
+    for number in (1000, 1001):
+        pipe({"log_format": "{text}", "text": f"{number} ", "log_level": LogLevel.info, "log_time": 0.0})
+    os.close(writing)
+    lines = (first + os.read(reading, 10**6)).splitlines()
+    os.close(reading)
+    texts = [json.loads(line)["text"] for line in lines]
+    kept = [int(text.split()[0]) for text in texts if "dropped" not in text]
+    assert 10 < len(kept) < 100
+    assert kept == [*range(len(kept) - 2), 1000, 1001]
+    (dropped,) = [text for text in texts if "dropped" in text]
+    assert dropped.startswith(f"{1002 - len(kept)} lines")

@@ -32,7 +32,7 @@ def assert_nothing_left(server: Server) -> None:
     """No read is parked and no delayed call waits, but those of the services that run."""
     assert len(server.parked) == 0
     assert server.metrics.parked_reads._value.get() == 0
-    if not any(service.running for service in server.parts.services):
+    if not any(service.running for service in server.services):
         assert not [call for call in server.reactor.getDelayedCalls() if call.active()]
 
 
@@ -335,3 +335,42 @@ def test_facts_follow_a_signal(server: Server) -> None:
     server.await_(server.stores.signals.publish("nodes", node.node_id))
     server.turn()
     assert work_of(server.finish(server.begin("/distributed/read", {"node_key": key})))["queries"]
+
+
+def test_many_reads_wake_a_few_at_a_time() -> None:
+    """Other requests get their turn in between; while the store is busy with those awake, the rest waits."""
+    clock = Clock()
+    parked = ParkedReads(clock)
+    reads = [parked.park(NodeFacts(f"{number:020}", "n")) for number in range(100)]
+    waiting = [Deferred.fromCoroutine(read.woken(10.0)) for read in reads]
+    is_busy = False
+    parked.wake(lambda facts: facts.node_id != reads[50].facts.node_id, lambda: is_busy)
+    first = sum(each.called for each in waiting)
+    assert 0 < first < 50
+    parked.remove(reads[60])
+    is_busy = True
+    clock.advance(0)
+    clock.advance(1)
+    assert sum(each.called for each in waiting) == first
+    is_busy = False
+    for _ in range(10):
+        clock.advance(0.01)
+    assert [number for number, each in enumerate(waiting) if not each.called] == [50, 60]
+    parked.wake_node(reads[50].facts.node_id)
+    assert waiting[50].result is True
+    clock.advance(10)
+    assert waiting[60].result is False
+    assert not clock.getDelayedCalls()
+
+
+def test_looking_through_many_reads_gives_others_their_turn() -> None:
+    """Also if none of them is concerned."""
+    clock = Clock()
+    parked = ParkedReads(clock)
+    for number in range(5000):
+        parked.park(NodeFacts(f"{number:020}", "n"))
+    looked: list[NodeFacts] = []
+    parked.wake(lambda facts: bool(looked.append(facts)))  # type: ignore[func-returns-value]
+    assert 0 < len(looked) < 5000
+    clock.pump([0] * 5)
+    assert len(looked) == 5000

@@ -14,7 +14,7 @@ from osqtwist.ports import UnusablePort, bind_all
 
 def test_a_port_is_bound_on_the_interface_named() -> None:
     """ssl:0 takes a free port; the interface is honoured."""
-    (port,) = bind_all(["ssl:0:interface=127.0.0.1"])
+    ((port,),) = bind_all(["ssl:0:interface=127.0.0.1"])
     with port.socket:
         assert port.number
         assert port.socket.getsockname()[0] == "127.0.0.1"
@@ -23,7 +23,7 @@ def test_a_port_is_bound_on_the_interface_named() -> None:
 
 def test_without_an_interface_both_protocols_are_served() -> None:
     """IPv4 and IPv6 reach the same port."""
-    (port,) = bind_all(["ssl:0"])
+    ((port,),) = bind_all(["ssl:0"])
     with port.socket:
         socket.create_connection(("127.0.0.1", port.number), 5).close()
         if socket.has_dualstack_ipv6():
@@ -68,7 +68,7 @@ def test_sockets_of_systemd_by_name_and_index() -> None:
     program = (
         "import os; os.environ['LISTEN_PID'] = str(os.getpid())\n"
         "from osqtwist.ports import bind_all\n"
-        "print(*(port.number for port in bind_all(['systemd:domain=INET:name=web', 'systemd:index=0'])))\n"
+        "print(*(port.number for port in bind_all(['systemd:domain=INET:name=web', 'systemd:index=0'])[0]))\n"
     )
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
 

@@ -99,6 +99,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
                 stderr=subprocess.STDOUT,
                 text=True,
                 env=os.environ | (env or {}),
+                # A shell that runs the tests in its background has them ignore it, and children inherit that.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
             )
         server = Server(folder, process, log)
         running.append(server)
@@ -295,7 +297,8 @@ def test_carves_from_start_to_get(start: Start, tmp_path: Path) -> None:
         (["--cert", "/nowhere.pem"], ["--cert is given, but --key is not"]),
         (["--cert", "/nowhere.pem", "--key", "/n", "--client-ca", "/n"], ["--cert /nowhere.pem", "No such file"]),
         (["--state", "/proc/nowhere"], ["--state /proc/nowhere"]),
-        (["--workers", "4"], ["--workers is 4"]),
+        (["--workers", "65"], ["--workers is 65"]),
+        (["--workers", "some"], ["--workers is 'some'", "a whole number or auto"]),
     ],
 )
 def test_a_bad_start_is_one_sentence(start: Start, words: list[str], expected: list[str]) -> None:

@@ -1,22 +1,16 @@
-"""``osqtwist log``, ``carve``, ``config`` and ``pki``."""
+"""``osqtwist log``, ``carve`` and ``config``."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-from cryptography import x509
 
 from osqtwist.cli.console import REFUSED, Operator, moment, plain
-from osqtwist.identity import IdentityRule, UnidentifiedCertificate, identify
-from osqtwist.pki import LEAF_DAYS, Authority, DevelopmentPKI, UnusablePKI, development_pki
 
 _API = ("api", "v1")
 
@@ -171,94 +165,3 @@ def config_show(operator: Operator, name: str) -> None:
         return
     click.echo(f"# layers: {', '.join(found['layers'])}; etag {found['etag']}", err=True)
     click.echo(json.dumps(found["config"], indent=2))
-
-
-@click.group()
-def pki() -> None:
-    """A small CA, for those without one."""
-
-
-_FOLDER = click.option(
-    "--dir", "folder", type=click.Path(path_type=Path), default=Path("certs"), show_default=True, help="Where it is."
-)
-
-
-@pki.command("init")
-@_FOLDER
-@click.pass_obj
-def pki_init(operator: Operator, folder: Path) -> None:
-    """Make a CA with a server, a node and an operator certificate, for development."""
-    with _sentences():
-        made = development_pki(folder)
-    operator.fields({"ca": str(made.certificate("ca")), "server": str(made.certificate("server"))})
-
-
-@pki.command("issue")
-@_FOLDER
-@click.argument("name")
-@click.option("--purpose", type=click.Choice(["node", "server", "operator"]), default="node", show_default=True)
-@click.option("--dns", multiple=True, help="A DNS name of the certificate. Repeatable.")
-@click.option("--address", "addresses", multiple=True, help="An IP address of it. Repeatable.")
-@click.option("--uri", "uris", multiple=True, help="A URI of it, such as a SPIFFE id. Repeatable.")
-@click.option("--days", type=click.IntRange(1, 825), default=LEAF_DAYS, show_default=True)
-@click.pass_obj
-def pki_issue(
-    operator: Operator,
-    folder: Path,
-    name: str,
-    purpose: str,
-    dns: tuple[str, ...],
-    addresses: tuple[str, ...],
-    uris: tuple[str, ...],
-    days: int,
-) -> None:
-    """Issue a certificate with NAME as its common name, signed by the CA of the folder."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}", name):
-        raise click.BadParameter("a name has letters, digits, dots, dashes, _ and @ only")
-    known = DevelopmentPKI(folder)
-    path, key = known.certificate(name), known.key(name)
-    with _sentences():
-        if path.exists() or key.exists():
-            raise UnusablePKI(f"{path} or {key} is there already")
-        authority = Authority.load(known.certificate("ca"), known.key("ca"))
-        try:
-            made = authority.issue(name, purpose, dns=dns, addresses=addresses, uris=uris, days=days)
-        except ValueError as problem:
-            raise UnusablePKI(str(problem)) from None
-        made.write(path, key)
-    operator.fields({"certificate": str(path), "key": str(key)})
-
-
-@pki.command("show")
-@click.argument("certificate", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.pass_obj
-def pki_show(operator: Operator, certificate: Path) -> None:
-    """Show what a certificate says, and the identity that a node with it would have."""
-    try:
-        found = x509.load_pem_x509_certificate(certificate.read_bytes())
-    except ValueError:
-        raise click.ClickException(f"{certificate} holds no certificate in PEM") from None
-    try:
-        identity = identify(found, (IdentityRule(),)).value
-    except UnidentifiedCertificate as problem:
-        identity = f"none: {problem}"
-    operator.fields(
-        {
-            "subject": found.subject.rfc4514_string(),
-            "issuer": found.issuer.rfc4514_string(),
-            "serial": f"{found.serial_number:x}",
-            "not_before": found.not_valid_before_utc.isoformat(),
-            "not_after": found.not_valid_after_utc.isoformat(),
-            "identity": identity,
-        }
-    )
-
-
-@contextlib.contextmanager
-def _sentences() -> Iterator[None]:
-    try:
-        yield
-    except UnusablePKI as problem:
-        raise click.ClickException(str(problem)) from None
-    except OSError as problem:
-        raise click.ClickException(f"{problem.filename}: {problem.strerror}") from None

@@ -9,10 +9,12 @@ import click
 
 from osqtwist import __version__
 from osqtwist.cli.console import Operator
-from osqtwist.cli.files import carve, config, log, pki
+from osqtwist.cli.files import carve, config, log
 from osqtwist.cli.fleet import node, query, status
+from osqtwist.cli.pki import pki
 from osqtwist.cli.programs import flags, reference, simulate
 from osqtwist.cli.sinks import sink
+from osqtwist.cli.workers import worker
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,5 +34,5 @@ def main(context: click.Context, socket_path: Path | None, state: str, as_json: 
     context.obj = Operator(socket=socket_path or Path(state) / "admin.sock", as_json=as_json)
 
 
-for command in (status, node, query, log, sink, carve, config, pki, flags, simulate, reference):
+for command in (status, node, query, log, sink, carve, worker, config, pki, flags, simulate, reference):
     main.add_command(command)

@@ -26,6 +26,8 @@ POST /api/v1/sinks/SINK/pause         stop delivering to it
 POST /api/v1/sinks/SINK/resume        go on
 POST /api/v1/sinks/SINK/replay        deliver again: ``{"since": TIME}``, ``{"after": BATCH}`` or ``{"dead": true}``
 POST /api/v1/sinks/SINK/forget        delete its cursor; the buffer keeps nothing for it any more
+GET  /api/v1/workers                  worker processes and what they do
+POST /api/v1/workers/replace          replace them one by one, refusing no connection
 GET  /api/v1/carves                   carves, newest first
 GET  /api/v1/carves/CARVE/file        the bytes of a complete carve
 ====================================  ====================================================================
@@ -49,15 +51,16 @@ from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException
 
 from osqtwist.carves import Carves
+from osqtwist.figures import SummedFigures
 from osqtwist.interfaces import NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.inventory import Inventory
 from osqtwist.livequery import LiveQueries
 from osqtwist.logview import LogView
-from osqtwist.metrics import Metrics
 from osqtwist.sinkview import SinkView
 from osqtwist.targeting import BadTarget, Target
 from osqtwist.web.asking import begin_lines, json_of, number_of, text_of, write_line
 from osqtwist.web.sinks import SinkRoutes
+from osqtwist.web.workers import NotReplaced, WorkerCrew, WorkerRoutes
 from osqtwist.wire import MalformedRequest
 
 _MAX_PAGE = 1000
@@ -85,6 +88,8 @@ class AdminAPI:
     """
     The routes of operators.
 
+    :ivar figures: those of every process.
+    :ivar crew: the worker processes, if there are any.
     :ivar flags: writes the flagfile.
     """
 
@@ -93,14 +98,15 @@ class AdminAPI:
     log_view: LogView
     sinks: SinkView
     carve_files: Carves
-    metrics: Metrics
+    figures: SummedFigures
+    crew: WorkerCrew | None
     flags: Callable[[], str]
     _log: Logger = Logger()
 
     def app(self) -> Klein:
         """The Klein application."""
         app = Klein()
-        sinks = SinkRoutes(self.sinks)
+        sinks, workers = SinkRoutes(self.sinks), WorkerRoutes(self.crew)
         get: Iterable[tuple[str, Callable[..., Awaitable[Any]]]] = (
             ("/healthz", self.healthz),
             ("/metrics", self.read_metrics),
@@ -116,6 +122,7 @@ class AdminAPI:
             ("/api/v1/logs/dead", self.dead_letters),
             ("/api/v1/sinks", sinks.sinks),
             ("/api/v1/sinks/<sink>/dead", sinks.sink_dead_letters),
+            ("/api/v1/workers", workers.workers),
             ("/api/v1/carves", self.carves),
             ("/api/v1/carves/<carve_id>/file", self.carve_file),
         )
@@ -130,6 +137,7 @@ class AdminAPI:
             ("/api/v1/sinks/<sink>/resume", sinks.resume),
             ("/api/v1/sinks/<sink>/replay", sinks.replay),
             ("/api/v1/sinks/<sink>/forget", sinks.forget),
+            ("/api/v1/workers/replace", workers.replace),
         )
         for method, table in (("GET", get), ("POST", post)):
             for path, work in table:
@@ -150,7 +158,7 @@ class AdminAPI:
         with contextlib.suppress(StoreUnavailable, StoreFull):
             await self.sinks.update_metrics()
         request.setHeader(b"Content-Type", CONTENT_TYPE_LATEST.encode("ascii"))
-        return generate_latest(self.metrics.registry)
+        return generate_latest(self.figures)
 
     async def status(self, request: Request) -> Any:
         """One page of figures."""
@@ -277,6 +285,8 @@ class AdminAPI:
             code = 404
         elif isinstance(problem, MalformedRequest | BadTarget):
             code = 400
+        elif isinstance(problem, NotReplaced):
+            code = 409
         elif isinstance(problem, StoreUnavailable | StoreFull):
             code = 503
         else:

@@ -1,0 +1,151 @@
+"""
+The object graph between the stores and the APIs: which service is given which.
+
+The same in every process that serves nodes or operators; only :mod:`osqtwist.launch` knows what else a process has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.application.service import IService
+from twisted.internet.threads import deferToThreadPool
+from twisted.web.resource import IResource
+from twisted.web.server import Request
+
+from osqtwist.admission import Admission
+from osqtwist.authentication import Authentication
+from osqtwist.carves import CarveLimits, Carves
+from osqtwist.configuration import NodeConfiguration
+from osqtwist.directory import Directory
+from osqtwist.distributed import Distributed
+from osqtwist.enrollment import Enrollment, EnrollSecrets
+from osqtwist.housekeeping import BufferWatch
+from osqtwist.identity import CertificateIdentity
+from osqtwist.interfaces import IStores
+from osqtwist.logs import LogIntake
+from osqtwist.metrics import Metrics
+from osqtwist.nodekey import NodeKeys
+from osqtwist.parking import ParkedReads
+from osqtwist.settings import Settings
+from osqtwist.tls import PeerIdentities
+from osqtwist.web import routes
+from osqtwist.web.exchange import Exchange
+from osqtwist.web.nodes import NodeAPI
+from osqtwist.web.site import BodyLimits, NodeSite
+
+_MIB = 2**20
+_SMALL_BODY = _MIB
+_CARVE_BODY = 24 * _MIB
+# A node that was away posts its backlog at 1,024 lines a post, one every few seconds.
+_BURST_SECONDS = 60
+_MAX_LOGS_UNDER_WAY = 256 * _MIB
+# osquery drops longer lines itself (logger_tls_max_linesize), unless it is told otherwise.
+MAX_LINE_BYTES = 4 * _MIB
+
+
+@attrs.frozen
+class Parts:
+    """What :func:`assemble` puts together: the API of nodes, and what has to run."""
+
+    api: NodeAPI
+    parked: ParkedReads
+    services: list[IService]
+
+
+def assemble(
+    reactor: Any,
+    settings: Settings,
+    stores: IStores,
+    configuration: NodeConfiguration,
+    identities: PeerIdentities,
+    secrets: EnrollSecrets,
+    node_keys: NodeKeys,
+    carve_folder: Path,
+    metrics: Metrics,
+    binds_keys: bool = True,
+) -> Parts:
+    """
+    The object graph between the stores and the node API.
+
+    :param carve_folder: shared by all processes that serve nodes.
+    :param binds_keys: whether, where certificates are required, only keys that are bound to one count.
+    """
+    pool = reactor.getThreadPool()
+
+    def in_thread(work: Callable[[], Any]) -> Any:
+        return deferToThreadPool(reactor, pool, work)
+
+    parked = ParkedReads(reactor, metrics.parked_reads.set)
+    distributed = Distributed(reactor, stores.queries, stores.signals, parked, metrics)
+    directory = Directory(reactor, stores.nodes, stores.signals, distributed.end_reads_of)
+    carves = Carves(
+        reactor,
+        stores.carves,
+        carve_folder,
+        in_thread,
+        metrics,
+        CarveLimits(max_bytes=settings.max_carve_mib * _MIB),
+    )
+
+    def certificate_of(request: Request) -> CertificateIdentity | None:
+        return identities.of(request.transport)
+
+    # A node's connections are spread over the workers, and so is what it may post.
+    rate = settings.node_log_kib * 1024 / settings.worker_count
+    admission = Admission(reactor, rate, max(_BURST_SECONDS * rate, _MIB), _MAX_LOGS_UNDER_WAY)
+    api = NodeAPI(
+        exchange=Exchange(reactor, metrics, in_thread, settings.max_log_body_mib * _MIB, settings.request_log),
+        certificate_of=certificate_of,
+        authentication=Authentication(
+            node_keys, directory.is_revoked, binds_keys and settings.client_auth == "required"
+        ),
+        enrollment=Enrollment(
+            reactor,
+            stores.nodes,
+            stores.signals,
+            node_keys,
+            secrets,
+            directory.is_revoked,
+            settings.enroll_by_certificate,
+        ),
+        directory=directory,
+        configuration=configuration,
+        distributed=distributed,
+        logs=LogIntake(reactor, stores.logs, admission, metrics, MAX_LINE_BYTES),
+        carves=carves,
+        metrics=metrics,
+        hold=settings.hold,
+        enroll_secret_name=settings.enroll_secret_name,
+    )
+    return Parts(api, parked, [directory, distributed, BufferWatch(reactor, stores, admission)])
+
+
+def node_site(reactor: Any, settings: Settings, resource: IResource, metrics: Metrics) -> NodeSite:
+    """The site that serves nodes, with the limits that the settings give."""
+    return NodeSite(
+        resource,
+        reactor,
+        metrics,
+        body_limits(settings),
+        settings.deadlines,
+        settings.keep_connections,
+        frozenset(path.encode() for path in routes.paths_by_route(settings.route_prefix)[routes.CARVE_CONTINUE]),
+    )
+
+
+def body_limits(settings: Settings) -> BodyLimits:
+    """How long the body of each route may be."""
+    large = settings.max_log_body_mib * _MIB
+    by_route = {
+        routes.LOG: large,
+        routes.WRITE: large,
+        routes.CARVE_CONTINUE: _CARVE_BODY,
+    }
+    table = routes.paths_by_route(settings.route_prefix)
+    return BodyLimits(
+        {path.encode(): limit for route, limit in by_route.items() for path in table[route]}, otherwise=_SMALL_BODY
+    )

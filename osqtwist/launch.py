@@ -1,0 +1,333 @@
+"""
+The composition root: settings to a server, in one process or several.
+
+Nothing else knows how things are put together.
+"""
+
+from __future__ import annotations
+
+import atexit
+import encodings.idna
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+from twisted.application.service import IService
+from twisted.internet.endpoints import UNIXServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from osqtwist.announcement import SAMPLE_CONFIG, announce, node_files
+from osqtwist.assembly import Parts, assemble, node_site
+from osqtwist.configuration import ConfigFolder
+from osqtwist.delivering import Instructions, child_words, delivery_service
+from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
+from osqtwist.figures import SummedFigures
+from osqtwist.flags import flagfile
+from osqtwist.front import Front, NodePorts
+from osqtwist.housekeeping import LogKeeping
+from osqtwist.identity import IdentityCache
+from osqtwist.interfaces import StoreUnavailable
+from osqtwist.inventory import Inventory
+from osqtwist.layers import BadConfiguration
+from osqtwist.livequery import LiveQueries
+from osqtwist.logview import LogView
+from osqtwist.metrics import Metrics
+from osqtwist.nodekey import NodeKeys
+from osqtwist.pki import DevelopmentPKI, UnusablePKI, development_pki
+from osqtwist.ports import BoundPort, UnusablePort, bind_all
+from osqtwist.reloading import HangUp, SecretsFile
+from osqtwist.server import Server, StartFailed
+from osqtwist.settings import BadSetting, Settings
+from osqtwist.sinkinterfaces import BadSinkSetting
+from osqtwist.sinksettings import read_sinks
+from osqtwist.sinkview import SinkView
+from osqtwist.statefolder import CARVES, STORE, Owner, StateFolder, UnusableState
+from osqtwist.storage.embedded import EmbeddedStoreFailed, EmbeddedValkey, find_binary
+from osqtwist.storage.redis import RedisStores
+from osqtwist.storage.redis_durability import NotDurable
+from osqtwist.storage.redis_url import BadRedisURL, RedisPlace, check_redis, parse_redis_url
+from osqtwist.supervision import ChildProcess
+from osqtwist.tls import (
+    CredentialWatch,
+    LoadedTLS,
+    PeerIdentities,
+    ReloadingServerTLS,
+    TLSFiles,
+    UnusableCredential,
+)
+from osqtwist.web.admin import AdminAPI
+from osqtwist.web.site import PlainRequest, QuietSite
+from osqtwist.workers import WorkerInstructions, Workers, worker_words
+
+_log = Logger()
+
+# werkzeug asks for this codec at the first request; by then twistd may have given up the right to read it.
+_PRELOADED = encodings.idna
+
+DEVELOPMENT_CERTS = Path("certs")
+
+EXPECTED = (
+    BadSetting,
+    UnusableState,
+    UnusableCredential,
+    UnusablePort,
+    BadConfiguration,
+    BadRedisURL,
+    BadSinkSetting,
+    NotDurable,
+    StoreUnavailable,
+    UnusablePKI,
+    EmbeddedStoreFailed,
+)
+"""What an operator can mend; each is one sentence."""
+
+
+def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> IService:
+    """
+    Put a server together: what it needs on disk is made or checked, its ports are bound.
+
+    With the role ``delivery`` it is a delivery process and nothing else.  With several workers it serves operators, and
+    looks after the processes that serve nodes.
+
+    :raise BadSetting: and the others of :data:`EXPECTED`.
+    """
+    state = StateFolder(Path(settings.state).absolute(), owner)
+    state.prepare()
+    if settings.role == "delivery":
+        _look_at_redis(settings)
+        return delivery_service(reactor, settings, settings.redis)
+    lock = state.lock()
+    settings, secret_path, development = _with_credentials(settings, state)
+    metrics = Metrics()
+    embedded = None
+    if settings.redis:
+        place = _look_at_redis(settings)
+        redis_url = settings.redis
+    else:
+        find_binary()
+        embedded = EmbeddedValkey(reactor, state.path / STORE)
+        place = embedded.place
+        redis_url = f"unix:{place.path}"
+        if "replica" in settings.durability:
+            raise BadSetting(f"--durability {settings.durability} needs --redis: the private Valkey has no replica")
+    node_side = NodeSide.of(reactor, settings, state, place, secret_path, metrics)
+    shares = bind_all(settings.port, settings.worker_count)
+    ports = shares[0]
+    summed = SummedFigures(metrics.registry)
+    front: Front
+    if settings.worker_count == 1:
+        front = node_side.front(reactor, settings, ports)
+    else:
+        instructions = WorkerInstructions(settings, redis_url, str(secret_path) if secret_path else None, [])
+        front = Workers(reactor, worker_words(), instructions, shares, summed, metrics)
+        node_side.reloads.append(front.reload)
+    sinks = SinkView(reactor, node_side.stores, metrics)
+
+    def flags() -> str:
+        return flagfile(f"localhost:{ports[0].number}", node_files(development, secret_path), settings.route_prefix)
+
+    admin = _admin(reactor, node_side, sinks, summed, front, flags)
+    return Server(
+        reactor=reactor,
+        front=front,
+        stores=node_side.stores,
+        embedded=embedded,
+        services=[
+            *node_side.watches,
+            HangUp(reactor, node_side.reloads),
+            LogKeeping(reactor, node_side.stores, sinks, settings.log_retention_hours * 3600),
+            *node_side.parts.services,
+            *_delivery_child(reactor, settings, redis_url),
+        ],
+        listen_admin=lambda: _listen_admin(reactor, settings.admin_socket.absolute(), admin),
+        on_ready=lambda: announce(settings, ports, development, secret_path, flags()),
+        on_failure=lambda sentence: _fail(reactor, sentence),
+        expected_failures=(StartFailed, StoreUnavailable, EmbeddedStoreFailed),
+        lock=lock,
+    )
+
+
+@attrs.frozen
+class NodeSide:
+    """
+    What every process has that serves nodes.
+
+    :ivar watches: what looks for changed files, :attr:`reloads` what reads them again at once.
+    """
+
+    stores: RedisStores
+    parts: Parts
+    tls: ReloadingServerTLS
+    configuration: ConfigFolder
+    watches: list[IService]
+    reloads: list[Callable[[], object]]
+
+    @classmethod
+    def of(
+        cls,
+        reactor: Any,
+        settings: Settings,
+        state: StateFolder,
+        place: RedisPlace,
+        secret_path: Path | None,
+        metrics: Metrics,
+    ) -> NodeSide:
+        """
+        Read every file that the settings name.
+
+        :raise BadSetting: and the others of :data:`EXPECTED`.
+        """
+        tls = ReloadingServerTLS(_tls_files(settings), lambda ok, loaded: _count_reload(metrics, ok, loaded))
+        secrets = EnrollSecrets(_read_secrets(secret_path) if secret_path else ())
+        if settings.client_auth == "none" and not secrets.secrets:
+            raise BadSetting("--client-auth is none and there is no --enroll-secret-path: no node could enroll")
+        folder = ConfigFolder(
+            reactor,
+            Path(settings.config).absolute() if settings.config else SAMPLE_CONFIG,
+            lambda ok: metrics.config_reloads.labels(result=_word(ok)).inc(),
+        )
+        stores = RedisStores(reactor, place, settings.redis_prefix, settings.budgets, settings.durability)
+        parts = assemble(
+            reactor,
+            settings,
+            stores,
+            folder.configuration,
+            PeerIdentities(IdentityCache(settings.identity, settings.certificate_tags)),
+            secrets,
+            NodeKeys(state.signing_keys()),
+            state.path / CARVES,
+            metrics,
+        )
+        watches: list[IService] = [folder, CredentialWatch(reactor, tls)]
+        reloads: list[Callable[[], object]] = [lambda: tls.reload("SIGHUP"), folder.reload]
+        if secret_path:
+            secrets_file = SecretsFile(reactor, secret_path, secrets)
+            watches.append(secrets_file)
+            reloads.append(secrets_file.reload)
+        return cls(stores, parts, tls, folder, watches, reloads)
+
+    def front(self, reactor: Any, settings: Settings, ports: list[BoundPort]) -> NodePorts:
+        """Serve nodes on these ports, in this process."""
+        resource = self.parts.api.app(settings.route_prefix).resource()
+        return NodePorts(reactor, ports, node_site(reactor, settings, resource, self.parts.api.metrics), self.tls)
+
+
+def _admin(
+    reactor: Any,
+    node_side: NodeSide,
+    sinks: SinkView,
+    summed: SummedFigures,
+    front: Front,
+    flags: Callable[[], str],
+) -> AdminAPI:
+    api, stores = node_side.parts.api, node_side.stores
+    inventory = Inventory(reactor, stores, api.directory, api.configuration, summed, api.metrics)
+    return AdminAPI(
+        inventory,
+        LiveQueries(reactor, stores, api.distributed, inventory),
+        LogView(reactor, stores),
+        sinks,
+        api.carves,
+        summed,
+        front if isinstance(front, Workers) else None,
+        flags,
+    )
+
+
+def _look_at_redis(settings: Settings) -> RedisPlace:
+    place = parse_redis_url(settings.redis)
+    for warning in check_redis(place, settings.durability if settings.role != "delivery" else "append"):
+        _log.warn("{warning}", warning=warning)
+    return place
+
+
+def _delivery_child(reactor: Any, settings: Settings, redis_url: str) -> list[IService]:
+    """The child that delivers logs, if there is anything to deliver to."""
+    if not settings.sink or settings.role == "nodes":
+        return []
+    for plan in read_sinks(settings.sink):
+        plan.make(reactor)
+    instructions = msgspec.json.encode(Instructions(settings, redis_url))
+    return [ChildProcess(reactor, "delivery", child_words(), instructions)]
+
+
+def _with_credentials(settings: Settings, state: StateFolder) -> tuple[Settings, Path | None, DevelopmentPKI | None]:
+    """Settings that name certificate files, made first if need be, and where the enroll secrets are."""
+    development = None
+    if settings.makes_development_set_up:
+        development = development_pki(DEVELOPMENT_CERTS.absolute())
+        if state.owner != Owner():
+            state.owner.take(development.files)
+        settings = msgspec.structs.replace(
+            settings,
+            cert=str(development.certificate("server")),
+            key=str(development.key("server")),
+            client_ca=str(development.certificate("ca")),
+        )
+    if settings.enroll_secret_path:
+        return settings, Path(settings.enroll_secret_path).absolute(), development
+    return settings, state.enroll_secret(make=development is not None), development
+
+
+def _tls_files(settings: Settings) -> TLSFiles:
+    def path(text: str) -> Path | None:
+        return Path(text).absolute() if text else None
+
+    return TLSFiles(
+        cert=Path(settings.cert).absolute(),
+        key=Path(settings.key).absolute(),
+        client_ca=path(settings.client_ca),
+        client_crl=path(settings.client_crl),
+        client_auth=settings.client_auth,
+        stale_crl=settings.stale_crl,
+    )
+
+
+def _count_reload(metrics: Metrics, is_good: bool, loaded: LoadedTLS) -> None:
+    metrics.certificate_reloads.labels(result=_word(is_good)).inc()
+    metrics.certificate_expiry.set(loaded.not_after)
+
+
+def _word(is_good: bool) -> str:
+    return "good" if is_good else "bad"
+
+
+def _read_secrets(path: Path) -> Any:
+    try:
+        return parse_enroll_secrets(path.read_text("utf-8"))
+    except OSError as problem:
+        raise BadSetting(f"--enroll-secret-path {path}: {problem.strerror}") from None
+    except ValueError as problem:
+        raise BadSetting(f"--enroll-secret-path {path}: {problem}") from None
+
+
+async def _listen_admin(reactor: Any, path: Path, admin: AdminAPI) -> IListeningPort:
+    site = QuietSite(
+        admin.app().resource(), requestFactory=PlainRequest, parsePOSTFormSubmission=False, reactor=reactor
+    )
+    try:
+        endpoint = UNIXServerEndpoint(reactor, str(path), mode=0o600, wantPID=True)
+        port: IListeningPort = await endpoint.listen(site)
+        return port
+    except (CannotListenError, OSError, ValueError) as problem:
+        raise StartFailed(f"--admin unix:{path}: {_reason(problem)}") from None
+
+
+def _reason(problem: Exception) -> str:
+    inner = getattr(problem, "socketError", problem)
+    return getattr(inner, "strerror", None) or str(inner)
+
+
+def _fail(reactor: Any, sentence: str) -> None:
+    """End a process whose reactor runs already, with a sentence and exit status 1."""
+    _log.critical("osqtwist: {sentence}", sentence=sentence)
+    print(f"osqtwist: {sentence}", file=sys.__stderr__, flush=True)
+    # twistd ends with 0 when its reactor stops; the last word at exit is ours.
+    atexit.register(os._exit, 1)
+    reactor.stop()
