@@ -112,7 +112,7 @@ HELP: dict[str, tuple[str, str]] = {
         "serve nodes and deliver logs to the sinks, or one of the two; delivery alone needs --redis",
     ),
     "workers": ("N|auto", "processes that serve nodes, sharing the ports; auto: one for each processor"),
-    "hold": ("SECONDS", "how long a distributed read is held, 0 to 12"),
+    "hold": ("SECONDS", "how long a distributed read is held at most, 0 to 12; chance ends some up to a tenth earlier"),
     "keep_connections": ("yes|no", "keep connections for further requests; osqueryd never makes any"),
     "route_prefix": ("PATH", "a prefix that every route answers under too, such as /public/osquery"),
     "log_budget_mib": ("N", "size of the log buffer in MiB; past it nodes are told to keep their lines; 0: no limit"),

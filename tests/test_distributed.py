@@ -65,12 +65,14 @@ def test_woken(server: Server) -> None:
 
 
 def test_held(server: Server) -> None:
-    """At the end of the hold the answer is {}, no earlier and no later."""
-    reading = park(server, server.enroll())
-    server.turn(9.9)
-    assert not reading.called
-    server.turn(0.2)
-    assert work_of(server.finish(reading)) == {}
+    """At the end of the hold the answer is {}; chance spreads the ends over the last tenth, and no read ends later."""
+    readings = [park(server, server.enroll(f"host-{number}")) for number in range(20)]
+    server.turn(8.9)
+    assert not any(reading.called for reading in readings)
+    server.turn(0.6)
+    assert 0 < sum(reading.called for reading in readings) < 20
+    server.turn(0.51)
+    assert [work_of(server.finish(reading)) for reading in readings] == [{}] * 20
     assert_nothing_left(server)
 
 

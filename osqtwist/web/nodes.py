@@ -16,6 +16,7 @@ The paths are in :mod:`osqtwist.web.routes`.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,8 @@ from osqtwist.web.exchange import Exchange, Visit, Work
 
 _HEADER_KEY = "NodeKey "
 _GZIP_FROM_BYTES = 512
+HOLD_SPREAD = 0.1
+"""The share of a hold by which it may end early, by chance."""
 
 
 @attrs.frozen
@@ -52,7 +55,8 @@ class NodeAPI:
     The routes of nodes, over the services.
 
     :ivar certificate_of: the identity of the certificate that a request's connection showed, if any.
-    :ivar hold: seconds, from the acceptance of its connection, that a distributed read is held.
+    :ivar hold: seconds, from the acceptance of its connection, that a distributed read is held; some end up to
+        :data:`HOLD_SPREAD` of it earlier.
     :ivar enroll_secret_name: the key of the enroll secret, for nodes that run ``--tls_enroll_override``.
     """
 
@@ -128,7 +132,9 @@ class NodeAPI:
         began = self.exchange.clock.seconds()
         is_in = self._still_admitted(visit, request.node_key)
         try:
-            queries = await self.distributed.read(facts, visit.accepted_at + self.hold, is_in)
+            # Nodes that came all at once, after a restart, must not come all at once for ever.
+            until = visit.accepted_at + self.hold * (1 - HOLD_SPREAD * random.random())  # noqa: S311
+            queries = await self.distributed.read(facts, until, is_in)
         finally:
             visit.held_for = self.exchange.clock.seconds() - began
         if not is_in():
