@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
+from osqtwist.accepting import listen
 from osqtwist.ports import BoundPort
 from osqtwist.web.site import NodeSite
 
@@ -56,8 +57,7 @@ class NodePorts:
         """See :class:`Front`."""
         factory: IProtocolFactory = TLSMemoryBIOFactory(self.tls, False, self.site, self.reactor)
         for port in self.ports:
-            descriptor, family = port.socket.fileno(), port.socket.family
-            self._listening.append(self.reactor.adoptStreamPort(descriptor, family, factory))
+            self._listening.append(listen(self.reactor, port.socket, factory))
 
     async def shut(self) -> None:
         """See :class:`Front`."""

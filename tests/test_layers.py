@@ -64,6 +64,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     (
         "edges",
         {
+            "accepting",
             "adminclient",
             "cafolder",
             "certificateauthority",
