@@ -20,6 +20,8 @@ from osqtwist.targeting import Target
 
 ONLINE_WITHIN = 60.0
 """A node that was heard of in this many seconds counts as online."""
+LOOKED_THROUGH = 5000
+"""Nodes that one page of a search may look at."""
 
 _PAGE = 500
 
@@ -84,14 +86,31 @@ class Inventory:
             "config_layers": self.configuration.layer_names(),
         }
 
-    async def nodes(self, offset: int, limit: int, online: bool) -> dict[str, Any]:
-        """A page of nodes, the one heard of last first."""
+    async def nodes(self, offset: int, limit: int, online: bool, target: Target = Target()) -> dict[str, Any]:
+        """
+        Nodes, the one heard of last first.
+
+        ``next_offset`` is where to go on, or nothing at the end.  A page has up to ``limit`` nodes of the target; one
+        that few nodes match may have fewer, since no more than :data:`LOOKED_THROUGH` are looked at for it.
+        """
         now = self.clock.seconds()
-        node_ids = await self.stores.nodes.seen_since(now - ONLINE_WITHIN if online else 0.0, offset, limit)
-        nodes = await self.stores.nodes.get_many(node_ids)
-        sightings = await self.stores.nodes.sightings(node_ids)
-        page = [self._node_row(nodes[each], sightings.get(each), now) for each in node_ids if each in nodes]
-        return {"nodes": page, "next_offset": offset + limit if len(node_ids) == limit else None}
+        since = now - ONLINE_WITHIN if online else 0.0
+        found: list[dict[str, Any]] = []
+        end = offset + (limit if target.is_everything else LOOKED_THROUGH)
+        while offset < end:
+            wanted = min(_PAGE, end - offset)
+            node_ids = await self.stores.nodes.seen_since(since, offset, wanted)
+            nodes = await self.stores.nodes.get_many(node_ids)
+            sightings = await self.stores.nodes.sightings(node_ids)
+            for node_id in node_ids:
+                offset += 1
+                if node_id in nodes and target.matches(nodes[node_id].facts()):
+                    found.append(self._node_row(nodes[node_id], sightings.get(node_id), now))
+                    if len(found) == limit:
+                        return {"nodes": found, "next_offset": offset}
+            if len(node_ids) < wanted:
+                return {"nodes": found, "next_offset": None}
+        return {"nodes": found, "next_offset": offset}
 
     async def node(self, name: str) -> dict[str, Any]:
         """One node, with everything known of it."""

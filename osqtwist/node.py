@@ -95,6 +95,9 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             host_identifier=self.host_identifier,
             platforms=self.platforms,
             tags=frozenset(self.tags),
+            osquery_version=self.osquery_version,
+            identity=self.certificate.identity if self.certificate else "",
+            issuer=self.certificate.issuer if self.certificate else "",
         )
 
 

@@ -11,11 +11,17 @@ import fnmatch
 import functools
 import hashlib
 import re
+from collections.abc import Iterable
 
 import attrs
 import msgspec
 
+from osqtwist.expression import BadExpression, Expression, Vocabulary, parse
+
 _SHARES = 10_000
+
+VOCABULARY = Vocabulary(frozenset({"id", "name", "cn", "host", "tag", "platform", "version", "issuer", "proof"}))
+"""What an expression may ask of a node; see :meth:`NodeFacts.values`."""
 
 
 class BadTarget(ValueError):
@@ -30,6 +36,7 @@ class NodeFacts:
     :ivar node_id: the opaque id of the node.
     :ivar name: the proven identity, or the host identifier of a node that enrolled with a secret.
     :ivar platforms: every platform word that fits, for instance ``{"linux", "ubuntu"}``.
+    :ivar identity: the identity of the certificate that the node showed last, :attr:`issuer` who signed it (RFC 4514).
     """
 
     node_id: str
@@ -37,6 +44,29 @@ class NodeFacts:
     host_identifier: str = ""
     platforms: frozenset[str] = frozenset()
     tags: frozenset[str] = frozenset()
+    osquery_version: str = ""
+    identity: str = ""
+    issuer: str = ""
+
+    def values(self, key: str) -> Iterable[str]:
+        """The values of a key of :data:`VOCABULARY`."""
+        if key == "tag":
+            return self.tags
+        if key == "platform":
+            return self.platforms
+        if key == "proof":
+            return ("certificate",) if self.identity else ("secret",)
+        return (value,) if (value := getattr(self, _FIELDS[key])) else ()
+
+
+_FIELDS = {
+    "id": "node_id",
+    "name": "name",
+    "cn": "identity",
+    "host": "host_identifier",
+    "version": "osquery_version",
+    "issuer": "issuer",
+}
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -46,6 +76,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     :ivar nodes: node ids, names or host identifiers; ``*``, ``?`` and ``[...]`` match as in a shell.
     :ivar tags: tags, of which the node has at least one.
     :ivar platforms: platform words (``linux``, ``darwin``, ``windows``, ``ubuntu``...), of which one fits the node.
+    :ivar where: an expression over :data:`VOCABULARY` (see :mod:`osqtwist.expression`), for what the fields cannot say.
     :ivar percent: the share of nodes, 0 to 100, chosen by a hash that stays the same for a node.
     :ivar salt: shares with the same salt choose the same nodes; a larger percentage contains the smaller.
     """
@@ -53,12 +84,17 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     nodes: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
+    where: str = ""
     percent: float = 100.0
     salt: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.percent <= 100:
             raise BadTarget(f"percent is {self.percent:g}; it must be from 0 to 100")
+        try:
+            _parsed(self.where)
+        except BadExpression as problem:
+            raise BadTarget(f"where is not an expression: {problem}") from None
 
     def matches(self, facts: NodeFacts) -> bool:
         """Whether the node with these facts is meant."""
@@ -68,12 +104,14 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             return False
         if self.nodes and not _names_match(self.nodes, facts):
             return False
+        if self.where and not _parsed(self.where).matches(facts.values):
+            return False
         return self.percent >= 100 or share_of(facts.node_id, self.salt) < self.percent
 
     @property
     def is_everything(self) -> bool:
         """Whether the target leaves nobody out."""
-        return not (self.nodes or self.tags or self.platforms) and self.percent >= 100
+        return not (self.nodes or self.tags or self.platforms or self.where) and self.percent >= 100
 
 
 def share_of(node_id: str, salt: str) -> float:
@@ -85,6 +123,11 @@ def share_of(node_id: str, salt: str) -> float:
 def _names_match(patterns: tuple[str, ...], facts: NodeFacts) -> bool:
     names = (facts.node_id, facts.name, facts.host_identifier)
     return any(name and _compiled(pattern).match(name) for pattern in patterns for name in names)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str) -> Expression:
+    return parse(text, VOCABULARY)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osqtwist.node import Node
+from osqtwist.node import CertificateRecord, Node
 from osqtwist.query import new_query_id
-from osqtwist.targeting import NodeFacts, Target, share_of
+from osqtwist.targeting import VOCABULARY, BadTarget, NodeFacts, Target, share_of
 
 WEB = NodeFacts("0" * 20, "web-1.example.com", "AAAA-1", frozenset({"linux", "debian"}), frozenset({"prod", "web"}))
 
@@ -36,6 +36,58 @@ WEB = NodeFacts("0" * 20, "web-1.example.com", "AAAA-1", frozenset({"linux", "de
 def test_fields_are_a_conjunction_of_alternatives(target: Target, expected: bool) -> None:
     """Every field given must match; in a field one value is enough."""
     assert target.matches(WEB) is expected
+
+
+NODE = Node(
+    node_id="1" * 20,
+    name="web-1.example.com",
+    proof="certificate",
+    host_identifier="AAAA-1",
+    platform_type="9",
+    tags=("prod", "ou:eu/web"),
+    host_details={"osquery_info": {"version": "5.12.1", "build_platform": "ubuntu"}},
+    certificate=CertificateRecord("web-1.example.com", "CN=Old CA,O=Example", "1f", "ab", 2e9, "P-256"),
+)
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("tag:prod and platform:linux and not cn:build-*", True),
+        ("tag:ou:eu/web", True),
+        ("tag:test or platform:darwin", False),
+        ("name:WEB-1.* and host:aaaa-1 and id:1*", True),
+        ('issuer:"CN=Old CA,O=Example" and proof:certificate', True),
+        ("version:5.1?.*", True),
+        ("version:4.*", False),
+        ("*", True),
+    ],
+)
+def test_expressions_ask_what_is_known_of_a_node(where: str, expected: bool) -> None:
+    """Each key of the vocabulary has its values; an expression and the fields must both match."""
+    assert Target(where=where).matches(NODE.facts()) is expected
+    assert not Target(where=where, tags=("other",)).matches(NODE.facts())
+    assert Target(where=where).is_everything is False
+
+
+def test_a_node_without_a_certificate_has_none_to_ask_for() -> None:
+    """What is not known matches nothing, and so its negation matches."""
+    facts = NodeFacts("2" * 20, "host")
+    assert not any(Target(where=f"{key}:*").matches(facts) for key in ("cn", "issuer", "version", "tag", "platform"))
+    assert Target(where="not cn:* and proof:secret").matches(facts)
+    assert set(VOCABULARY.keys) == {"id", "name", "cn", "host", "tag", "platform", "version", "issuer", "proof"}
+    assert all(isinstance(list(facts.values(key)), list) for key in VOCABULARY.keys)
+
+
+@pytest.mark.parametrize(
+    ("where", "text"), [("colour:red", "no key 'colour'"), ("tag:prod and", "where is not an exp")]
+)
+def test_what_is_no_expression_is_refused(where: str, text: str) -> None:
+    """When the target is made, with the column."""
+    with pytest.raises(BadTarget, match=text):
+        Target(where=where)
+    with pytest.raises(msgspec.ValidationError, match=text):
+        msgspec.convert({"where": where}, Target)
 
 
 @given(st.text(max_size=40), st.text(max_size=10), st.floats(0, 100), st.floats(0, 100))

@@ -514,3 +514,17 @@ def test_what_nobody_expected_is_an_incident(server: Server) -> None:
     assert code == 500
     assert "incident" in answer["error"]
     assert "NoneType" not in answer["error"]
+
+
+def test_nodes_are_searched_in_the_target_language(server: Server) -> None:
+    """Pages of those that match; a bad expression is a sentence."""
+    for number in range(7):
+        server.enroll(f"host-{number}", platform="16" if number % 2 else "9")
+    server.turn(10)
+    code, page = server.operate("/api/v1/nodes?where=platform:darwin&limit=2")
+    assert (code, len(page["nodes"])) == (200, 2)
+    _, rest = server.operate(f"/api/v1/nodes?where=platform:darwin&limit=2&offset={page['next_offset']}")
+    names = {each["name"] for each in (*page["nodes"], *rest["nodes"])}
+    assert (names, rest["next_offset"]) == ({"host-1", "host-3", "host-5"}, None)
+    code, answer = server.operate("/api/v1/nodes?where=colour:red")
+    assert (code, "no key 'colour'" in answer["error"]) == (400, True)

@@ -29,16 +29,18 @@ def node() -> None:
 
 @node.command("list")
 @click.option("--online", is_flag=True, help="Only nodes heard of in the last minute.")
+@click.option("--where", default="", help="Only nodes of this expression: tag:prod and not name:build-*.")
 @click.option("--limit", type=click.IntRange(1), default=200, show_default=True)
 @click.pass_obj
-def node_list(operator: Operator, online: bool, limit: int) -> None:
+def node_list(operator: Operator, online: bool, where: str, limit: int) -> None:
     """List nodes, the one heard of last first."""
 
     async def pages(client: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         offset: int | None = 0
         while offset is not None and len(found) < limit:
-            page = await client.get(*_API, "nodes", offset=offset, limit=min(_PAGE, limit), online=int(online))
+            words = {"offset": offset, "limit": min(_PAGE, limit), "online": int(online), "where": where}
+            page = await client.get(*_API, "nodes", **words)
             found += page["nodes"]
             offset = page["next_offset"]
         return found[:limit]
@@ -153,6 +155,7 @@ def _cell(value: Any) -> str:
 @click.option("--node", "nodes", multiple=True, help="Id, name or host identifier; * and ? match. Repeatable.")
 @click.option("--tag", "tags", multiple=True, help="Nodes with one of these tags. Repeatable.")
 @click.option("--platform", "platforms", multiple=True, help="linux, darwin, windows, ubuntu... Repeatable.")
+@click.option("--where", default="", help="Nodes of this expression: platform:linux and not tag:prod.")
 @click.option("--discovery", default="", help="A query that must give a row on a node first.")
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=15.0, show_default=True, help="Seconds to wait.")
 @click.pass_obj
@@ -162,6 +165,7 @@ def query_run(
     nodes: tuple[str, ...],
     tags: tuple[str, ...],
     platforms: tuple[str, ...],
+    where: str,
     discovery: str,
     timeout: float,
 ) -> None:
@@ -174,7 +178,7 @@ def query_run(
     printer = _ResultPrinter(operator)
     body = {
         "sql": sql,
-        "target": {"nodes": nodes, "tags": tags, "platforms": platforms},
+        "target": {"nodes": nodes, "tags": tags, "platforms": platforms, "where": where},
         "discovery": discovery,
         "expires_in": timeout,
         "created_by": getpass.getuser(),

@@ -6,7 +6,7 @@ GET  /healthz                         ``{"status":"ok"}``, or 503 when the store
 GET  /metrics                         Prometheus
 GET  /api/v1/status                   one page of figures
 GET  /api/v1/flags                    an osqueryd flagfile that works with this server (text)
-GET  /api/v1/nodes                    nodes, newest first; ``online=1``, ``offset``, ``limit``
+GET  /api/v1/nodes                    nodes, newest first; ``online=1``, ``where``, ``offset``, ``limit``
 GET  /api/v1/nodes/NODE               one node, by id, name or host identifier
 GET  /api/v1/nodes/NODE/config        its config, and which layers it is made of
 POST /api/v1/nodes/NODE/revoke        refuse the node from now on
@@ -174,7 +174,8 @@ class AdminAPI:
     async def nodes(self, request: Request) -> Any:
         """A page of nodes."""
         limit = min(number_of(request, "limit", 100), _MAX_PAGE)
-        return await self.inventory.nodes(number_of(request, "offset", 0), limit, bool(number_of(request, "online", 0)))
+        offset, online = number_of(request, "offset", 0), bool(number_of(request, "online", 0))
+        return await self.inventory.nodes(offset, limit, online, Target(where=text_of(request, "where", "")))
 
     async def node(self, request: Request, name: str) -> Any:
         """One node."""
