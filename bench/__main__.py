@@ -1,4 +1,4 @@
-"""``python -m bench``: the table of ``docs/benchmarks.md``."""
+"""``python -m bench``: the tables of ``docs/benchmarks.md``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from bench import servers
+from bench import logmemory, logs, servers
 from bench.servers import Certificates, Measured
 
 ROUTES = ("enroll", "config", "log", "distributed_read")
@@ -113,6 +113,15 @@ class Bench:
             return str(json.loads(connection.getresponse().read())["etag"])
 
 
+@attrs.frozen
+class Report:
+    """What came of a benchmark: a table to read, the rows behind it, and how they came about."""
+
+    table: str
+    rows: Any
+    said: str
+
+
 def _request(route: str, etag: str) -> tuple[str, str]:
     lines = [{**_LINE, "columns": {"pid": str(number), "name": "x" * 60}} for number in range(10)]
     path, body, expected = {
@@ -142,31 +151,60 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Run it."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer connections: under 40 s")
-    parser.add_argument("--count", type=int, help="connections in each measurement")
-    parser.add_argument("--rounds", type=int, help="measurements of each case")
-    arguments = parser.parse_args()
-    bench = Bench(
-        arguments.count or (100 if arguments.quick else 400), arguments.rounds or (1 if arguments.quick else 3)
-    )
-    began = time.time()
+def connections(folder: Path, arguments: argparse.Namespace) -> Report:
+    """Connections with one request each, beside other servers."""
+    quick = arguments.quick
+    bench = Bench(arguments.count or (100 if quick else 400), arguments.rounds or (1 if quick else 3))
     if not servers.nginx_program():
         print("nginx is not installed (Debian: nginx-light): no floor to compare with", file=sys.stderr)
+    for kind in KINDS:
+        place = folder / kind
+        place.mkdir()
+        bench.measure(place, kind)
+    nginx = f"; {servers.nginx_version()}" if servers.nginx_program() else ""
+    return Report(
+        table(bench.rows), bench.rows, f"{bench.count} connections a measurement, median of {bench.rounds}{nginx}"
+    )
+
+
+def log_lines(folder: Path, arguments: argparse.Namespace) -> Report:
+    """Log lines on their way to a file."""
+    bench = logs.LogBench(arguments.rounds or (1 if arguments.quick else 5), 0.25 if arguments.quick else 1.0)
+    bench.run(folder)
+    rows, bare = bench.rows, bench.bare_rows
+    return Report(logs.table(rows, bare), {"cases": rows, "bare": bare}, f"median of {bench.rounds}")
+
+
+def log_memory(folder: Path, arguments: argparse.Namespace) -> Report:
+    """Memory while a sink is down."""
+    seconds = arguments.seconds or (15.0 if arguments.quick else 60.0)
+    rows = logmemory.measure(folder, seconds)
+    rate = logmemory.RATE * logmemory.LINES
+    return Report(logmemory.table(rows), rows, f"{seconds:g} s at {rate:g} lines a second to each server")
+
+
+BENCHMARKS = {"connections": connections, "logs": log_lines, "log-memory": log_memory}
+
+
+def main() -> None:
+    """Run one."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("benchmark", nargs="?", choices=BENCHMARKS, default="connections")
+    parser.add_argument("--quick", action="store_true", help="fewer of everything: under 40 s")
+    parser.add_argument("--count", type=int, help="connections in each measurement")
+    parser.add_argument("--rounds", type=int, help="measurements of each case")
+    parser.add_argument("--seconds", type=float, help="how long log-memory looks (60)")
+    arguments = parser.parse_args()
+    began = time.time()
     with tempfile.TemporaryDirectory(prefix="osqtb-") as folder:
-        for kind in KINDS:
-            place = Path(folder) / kind
-            place.mkdir()
-            bench.measure(place, kind)
-    print(f"\nPython {platform.python_version()}, {ssl.OPENSSL_VERSION} (load)", end="")
-    print(f"; {servers.nginx_version()}" if servers.nginx_program() else "")
-    print(f"{bench.count} connections a measurement, median of {bench.rounds}, {time.time() - began:.0f} s in all\n")
-    print(table(bench.rows))
+        report = BENCHMARKS[arguments.benchmark](Path(folder), arguments)
+    print(f"\nPython {platform.python_version()}, {ssl.OPENSSL_VERSION} (load)")
+    print(f"{report.said}; {time.time() - began:.0f} s in all\n")
+    print(report.table)
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
-    (results / f"{int(began)}.json").write_text(json.dumps(bench.rows, indent=1))
+    name = "" if arguments.benchmark == "connections" else f"{arguments.benchmark}-"
+    (results / f"{name}{int(began)}.json").write_text(json.dumps(report.rows, indent=1))
 
 
 if __name__ == "__main__":

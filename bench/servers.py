@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -55,19 +55,21 @@ class Measured:
 
     def cpu(self) -> float:
         """Seconds of CPU so far, of all its processes."""
-        return sum(map(_cpu, self.pids))
+        return sum(map(cpu_of, self.pids))
 
     def cpu_beside(self) -> float:
         """Seconds of CPU of the store."""
-        return sum(map(_cpu, self.beside))
+        return sum(map(cpu_of, self.beside))
 
 
-def _cpu(pid: int) -> float:
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU that a process has had, in all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
+    """The processes that a process started."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(word) for word in text.split()]
 
@@ -103,21 +105,35 @@ def _running(words: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]
 
 
 @contextlib.contextmanager
-def osqtwist(folder: Path, certificates: Certificates, *, request_log: bool = False) -> Iterator[Measured]:
-    """The server itself, as twistd runs it, with its private Valkey."""
-    folder.mkdir()
+def osqtwist(
+    folder: Path,
+    certificates: Certificates,
+    *,
+    request_log: bool = False,
+    options: Sequence[str] = (),
+    ready: str = "serves operators",
+) -> Iterator[Measured]:
+    """
+    The server itself, as twistd runs it, with its private Valkey.
+
+    :param options: more of its options.
+    :param ready: what its log says when it can be measured.
+    """
+    folder.mkdir(exist_ok=True)
     port = _free_port()
     (folder / "secret").write_text("bench-secret\n")
     words = [str(BIN / "twistd"), "-n", "--pidfile=", "osqtwist", "--port", f"ssl:{port}:interface=127.0.0.1"]
     words += ["--cert", certificates.path("server.pem"), "--key", certificates.path("server.key")]
     words += ["--client-ca", certificates.path("ca.pem"), "--client-auth", "required", "--hold", "0"]
-    words += ["--enroll-secret-path", "secret", "--request-log", "yes" if request_log else "no"]
+    words += ["--enroll-secret-path", "secret", "--request-log", "yes" if request_log else "no", *options]
     with _running(words, folder) as process:
         deadline = time.monotonic() + 20
-        while "serves operators" not in (folder / "out").read_text() and time.monotonic() < deadline:
+        while ready not in (said := (folder / "out").read_text("utf-8", "replace")):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"osqtwist did not start:\n{said[-2000:]}")
             time.sleep(0.1)
         _wait_for(port, process)
-        yield Measured("osqtwist", port, [process.pid], _children(process.pid))
+        yield Measured("osqtwist", port, [process.pid], children_of(process.pid))
 
 
 _REFERENCE = """
@@ -211,4 +227,4 @@ def nginx(folder: Path, certificates: Certificates) -> Iterator[Measured]:
     configuration.write_text(_NGINX.format(folder=folder, port=port, key=certificates.path("server.key"), **files))
     with _running([nginx_program(), "-c", str(configuration), "-p", str(folder)], folder) as process:
         _wait_for(port, process)
-        yield Measured("nginx", port, [process.pid, *_children(process.pid)])
+        yield Measured("nginx", port, [process.pid, *children_of(process.pid)])

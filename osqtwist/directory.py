@@ -95,7 +95,7 @@ class Directory(Service):
         node = await self._nodes.get(caller.node_id)
         updated = _with_certificate(node, caller)
         if updated is not node:
-            await self._nodes.record(updated)
+            updated = await self._nodes.record(updated)
         return self.learn(updated)
 
     def learn(self, node: Node) -> NodeFacts:
@@ -106,6 +106,10 @@ class Directory(Service):
         while len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)
         return facts
+
+    def forget(self, node_id: str) -> None:
+        """Write down no sighting of a node that is to be forgotten."""
+        self._seen.pop(node_id, None)
 
     def name_of(self, caller: Caller) -> str:
         """The best name known for a caller without asking the store."""

@@ -116,7 +116,7 @@ class Enrollment:
             raise EnrollmentRefused("host_identifier is empty, and no certificate was shown")
         if self.is_revoked(node.node_id):
             raise EnrollmentRefused("this node is revoked")
-        await self.nodes.record(node)
+        node = await self.nodes.record(node)
         with contextlib.suppress(StoreUnavailable, StoreFull):
             # Lost, it only costs other processes a moment of knowing the node as it was.
             await self.signals.publish("nodes", node.node_id)

@@ -49,8 +49,14 @@ class CarveProgress:
 class INodeStore(Interface):
     """Nodes, when they were seen, and which are revoked."""
 
-    async def record(node: Node) -> None:
-        """Keep a node, over what was kept under its id before."""
+    async def record(node: Node) -> Node:
+        """Keep a node, over what was kept under its id before, but for its given tags; answers with it and these."""
+
+    async def tag(node_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
+        """Change the given tags of a node that is kept."""
+
+    async def forget(node_id: str) -> None:
+        """Keep nothing of a node any more, but for a revocation."""
 
     async def get(node_id: str) -> Node | None:
         """The node with this id."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -15,7 +16,7 @@ from osqtwist.directory import Directory
 from osqtwist.figures import SummedFigures
 from osqtwist.interfaces import IStores, NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.metrics import Metrics
-from osqtwist.node import Node, Revocation, Sighting
+from osqtwist.node import TAG_PATTERN, Node, Revocation, Sighting
 from osqtwist.targeting import Target
 
 ONLINE_WITHIN = 60.0
@@ -23,7 +24,13 @@ ONLINE_WITHIN = 60.0
 LOOKED_THROUGH = 5000
 """Nodes that one page of a search may look at."""
 
+MOST_GIVEN_TAGS = 100
+
 _PAGE = 500
+
+
+class BadTag(ValueError):
+    """A text cannot be a tag, or there are too many; says why."""
 
 
 @attrs.frozen
@@ -146,6 +153,34 @@ class Inventory:
         await self._announce(node.node_id)
         return {"node": node.node_id, "revoked": False}
 
+    async def tag(self, name: str, added: Sequence[str], removed: Sequence[str]) -> dict[str, Any]:
+        """
+        Change the tags that operators gave a node; those of its secret and its certificate stay.
+
+        :raise BadTag: one of them cannot be a tag.
+        """
+        for tag in (*added, *removed):
+            if not TAG_PATTERN.fullmatch(tag):
+                raise BadTag(f"{tag[:64]!r} cannot be a tag: letters, digits and _.:/@- only, at most 128")
+        node = await self._find(name)
+        if len({*node.given_tags, *added} - set(removed)) > MOST_GIVEN_TAGS:
+            raise BadTag(f"a node can be given {MOST_GIVEN_TAGS} tags")
+        await self.stores.nodes.tag(node.node_id, added, removed)
+        await self._announce(node.node_id)
+        return {"node": node.node_id, "tags": sorted((await self._find(node.node_id)).facts().tags)}
+
+    async def forget(self, name: str) -> dict[str, Any]:
+        """
+        Keep nothing of a node any more; it comes back, as new, if it asks again with a good key or certificate.
+
+        What it posted and answered stays, and so does a revocation.
+        """
+        node = await self._find(name)
+        await self.stores.nodes.forget(node.node_id)
+        self.directory.forget(node.node_id)
+        await self._announce(node.node_id)
+        return {"node": node.node_id, "forgotten": True}
+
     async def _find(self, name: str) -> Node:
         found: list[Node] = await self.stores.nodes.find(name, 2)
         if not found:
@@ -182,7 +217,8 @@ class Inventory:
             "host_identifier": node.host_identifier,
             "platform": node.platform,
             "osquery_version": node.osquery_version,
-            "tags": list(node.tags),
+            "tags": sorted(node.facts().tags),
+            "given_tags": list(node.given_tags),
             "enrolled_at": node.enrolled_at or None,
             "first_seen_at": sighting.first_seen_at if sighting else None,
             "seen_at": sighting.seen_at if sighting else None,

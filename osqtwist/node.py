@@ -49,6 +49,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     :ivar proof: what the id rests on: a certificate, or an enroll secret and the node's own word.
     :ivar platform_type: osquery's bit mask, a decimal string, as the node sent it.
     :ivar tags: tags from the enroll secret and from the certificate; the node cannot choose them.
+    :ivar given_tags: tags that operators gave it; they stay through enrollments, and are no part of the record.
     :ivar enrolled_at: Unix time of the newest enrollment, 0 for a node that never enrolled (it shows a
         certificate and runs with ``--disable_enrollment``).
     """
@@ -59,6 +60,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     host_identifier: str = ""
     platform_type: str = ""
     tags: tuple[str, ...] = ()
+    given_tags: tuple[str, ...] = ()
     host_details: HostDetails = {}
     certificate: CertificateRecord | None = None
     enrolled_at: float = 0.0
@@ -94,7 +96,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             name=self.name,
             host_identifier=self.host_identifier,
             platforms=self.platforms,
-            tags=frozenset(self.tags),
+            tags=frozenset((*self.tags, *self.given_tags)),
             osquery_version=self.osquery_version,
             identity=self.certificate.identity if self.certificate else "",
             issuer=self.certificate.issuer if self.certificate else "",

@@ -152,6 +152,40 @@ async def test_nodes_are_found_by_every_name_they_have_now(stores: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_given_tags_stay_through_enrollments(stores: Any) -> None:
+    """They are changed apart from the record, and only of nodes that are there."""
+    node = a_node(1, tags=("a:b",))
+    await stores.nodes.tag(node.node_id, ["early"], [])
+    assert await stores.nodes.get(node.node_id) is None
+    assert (await stores.nodes.record(node)).given_tags == ()
+    await stores.nodes.tag(node.node_id, ["prod", "ou:eu/web"], ["absent"])
+    await stores.nodes.tag(node.node_id, ["x", "y"], ["prod", "x"])
+    again = a_node(1, tags=("c",), given_tags=("not this",))
+    assert (await stores.nodes.record(again)).given_tags == ("ou:eu/web", "y")
+    found = await stores.nodes.get(node.node_id)
+    assert (found.tags, found.given_tags) == (("c",), ("ou:eu/web", "y"))
+    assert found.facts().tags == {"c", "ou:eu/web", "y"}
+    assert (await stores.nodes.get_many([node.node_id]))[node.node_id] == found
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_is_forgotten_by_every_name(stores: Any) -> None:
+    """Tags and sightings too; another node of the same name stays."""
+    one, two = a_node(1, name="n", host_identifier="h"), a_node(2, name="n")
+    for node in (one, two):
+        await stores.nodes.record(node)
+        await stores.nodes.tag(node.node_id, ["t"], [])
+        await stores.nodes.saw({node.node_id: Sighting(seen_at=NOW, first_seen_at=NOW)})
+    await stores.nodes.forget(one.node_id)
+    await stores.nodes.forget("f" * 20)
+    assert await stores.nodes.find("h", 5) == []
+    assert [node.node_id for node in await stores.nodes.find("n", 5)] == [two.node_id]
+    assert await stores.nodes.seen_since(0, 0, 9) == [two.node_id]
+    assert await stores.nodes.sightings([one.node_id]) == {}
+    assert (await stores.nodes.record(one)).given_tags == ()
+
+
+@pytest_twisted.ensureDeferred
 async def test_sightings_never_go_back(stores: Any) -> None:
     """An older sighting changes nothing, and the first one is remembered."""
     await stores.nodes.saw({"a": Sighting(seen_at=100.5, first_seen_at=100.5, address="1")})

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from osqtwist.targeting import Target
 from osqtwist.web.routes import paths_by_route
 from tests.harness import SECRET, InMemoryServer
 
@@ -514,6 +515,41 @@ def test_what_nobody_expected_is_an_incident(server: Server) -> None:
     assert code == 500
     assert "incident" in answer["error"]
     assert "NoneType" not in answer["error"]
+
+
+def test_operators_give_tags(server: Server) -> None:
+    """A layer and a query for the tag reach the node at once, and still do after it enrolled again."""
+    key = server.enroll()
+    reading = server.begin("/distributed/read", {"node_key": key})
+    query = server.issue("select 1", target=Target(tags=("blue",)))
+    server.turn()
+    assert not reading.called
+    _, answer = server.operate("/api/v1/nodes/host-1/tags", {"add": ["blue", "ou:eu/web"]}, "POST")
+    assert answer["tags"] == ["blue", "ou:eu/web", "tagged"]
+    server.turn(10)
+    work = server.ask("/distributed/read", {"node_key": server.enroll()})[1]
+    assert work["queries"] == {query.query_id: "select 1"}
+    _, node = server.operate("/api/v1/nodes/host-1")
+    assert (node["tags"], node["given_tags"]) == (["blue", "ou:eu/web", "tagged"], ["blue", "ou:eu/web"])
+    assert server.operate("/api/v1/nodes/host-1/tags", {"remove": ["blue", "tagged"]}, "POST")[1]["tags"] == [
+        "ou:eu/web",
+        "tagged",
+    ]
+    for bad in ({"add": ["a b"]}, {"add": [f"t{number}" for number in range(200)]}, {"put": []}):
+        code, answer = server.operate("/api/v1/nodes/host-1/tags", bad, "POST")
+        assert (code, list(answer)) == (400, ["error"])
+
+
+def test_a_forgotten_node_comes_back_as_new(server: Server) -> None:
+    """Nothing of it is kept; its key is still good."""
+    key = server.enroll()
+    server.operate("/api/v1/nodes/host-1/tags", {"add": ["blue"]}, "POST")
+    assert server.operate("/api/v1/nodes/host-1/forget", {}, "POST")[1]["forgotten"]
+    assert server.operate("/api/v1/nodes/host-1")[0] == 404
+    assert "schedule" in server.ask("/config", {"node_key": key})[1]
+    server.turn(10)
+    (node,) = server.operate("/api/v1/nodes")[1]["nodes"]
+    assert (node["tags"], node["enrolled_at"]) == ([], None)
 
 
 def test_nodes_are_searched_in_the_target_language(server: Server) -> None:

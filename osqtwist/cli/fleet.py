@@ -90,6 +90,31 @@ def node_restore(operator: Operator, name: str) -> None:
     operator.fields(operator.call(lambda client: client.post(*_API, "nodes", name, "restore")))
 
 
+@node.command("tag")
+@click.argument("name")
+@click.argument("changes", nargs=-1, required=True, metavar="[+]TAG|-TAG...")
+@click.pass_obj
+def node_tag(operator: Operator, name: str, changes: tuple[str, ...]) -> None:
+    """
+    Give a node tags, or take them away (after --): osqtwist node tag web-1 prod -- -test.
+
+    Tags that come from its enroll secret or its certificate stay.
+    """
+    body = {
+        "add": [each.removeprefix("+") for each in changes if not each.startswith("-")],
+        "remove": [each.removeprefix("-") for each in changes if each.startswith("-")],
+    }
+    operator.fields(operator.call(lambda client: client.post(*_API, "nodes", name, "tags", body=body)))
+
+
+@node.command("forget")
+@click.argument("name")
+@click.pass_obj
+def node_forget(operator: Operator, name: str) -> None:
+    """Keep nothing of a node any more; it comes back, as new, if it asks again with a good key or certificate."""
+    operator.fields(operator.call(lambda client: client.post(*_API, "nodes", name, "forget")))
+
+
 @click.group()
 def query() -> None:
     """Distributed queries."""

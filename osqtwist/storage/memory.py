@@ -42,9 +42,24 @@ class MemoryNodeStore:
     _seen: dict[str, Sighting] = attrs.field(factory=dict, init=False)
     _revoked: dict[str, Revocation] = attrs.field(factory=dict, init=False)
 
-    async def record(self, node: Node) -> None:
+    async def record(self, node: Node) -> Node:
         """See :class:`osqtwist.interfaces.INodeStore`."""
+        before = self._nodes.get(node.node_id)
+        node = msgspec.structs.replace(node, given_tags=before.given_tags if before else ())
         self._nodes[node.node_id] = node
+        return node
+
+    async def tag(self, node_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
+        """See :class:`osqtwist.interfaces.INodeStore`."""
+        if node_id in self._nodes:
+            node = self._nodes[node_id]
+            tags = tuple(sorted({*node.given_tags, *added} - set(removed)))
+            self._nodes[node_id] = msgspec.structs.replace(node, given_tags=tags)
+
+    async def forget(self, node_id: str) -> None:
+        """See :class:`osqtwist.interfaces.INodeStore`."""
+        self._nodes.pop(node_id, None)
+        self._seen.pop(node_id, None)
 
     async def get(self, node_id: str) -> Node | None:
         """See :class:`osqtwist.interfaces.INodeStore`."""

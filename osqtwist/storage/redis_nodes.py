@@ -2,7 +2,7 @@
 Nodes in Redis.
 
 =====================  =======  =======================================================================
-``node:ID``            hash     ``record``, ``name``, ``host``, ``seen``, ``first``: some 3 kB a node
+``node:ID``            hash     ``record``, ``name``, ``host``, ``seen``, ``first``, ``tags``: some 3 kB a node
 ``named:TEXT``         set      ids of the nodes with that name or host identifier
 ``seen``               zset     id, by the time it was last seen
 ``revoked``            hash     id to revocation
@@ -35,6 +35,29 @@ _RECORD = Script(
         if ARGV[index] ~= '' then redis.call('SADD', KEYS[2] .. ARGV[index], ARGV[1]) end
     end
     redis.call('HSET', KEYS[1], 'record', ARGV[2], 'name', ARGV[3], 'host', ARGV[4])
+    return redis.call('HGET', KEYS[1], 'tags')
+    """
+)
+_TAG = Script(
+    """
+    if redis.call('HEXISTS', KEYS[1], 'record') == 0 then return end
+    local tags = {}
+    for tag in string.gmatch(redis.call('HGET', KEYS[1], 'tags') or '', '%S+') do tags[tag] = true end
+    for index = 2, #ARGV do tags[ARGV[index]] = index <= ARGV[1] + 1 or nil end
+    local list = {}
+    for tag in pairs(tags) do list[#list + 1] = tag end
+    table.sort(list)
+    redis.call('HSET', KEYS[1], 'tags', table.concat(list, ' '))
+    """
+)
+_FORGET = Script(
+    """
+    local old = redis.call('HMGET', KEYS[1], 'name', 'host')
+    for index = 1, 2 do
+        if old[index] then redis.call('SREM', KEYS[2] .. old[index], ARGV[1]) end
+    end
+    redis.call('ZREM', KEYS[3], ARGV[1])
+    redis.call('DEL', KEYS[1])
     """
 )
 _SAW = Script(
@@ -65,24 +88,35 @@ class RedisNodeStore:
     _redis: RedisConnection
     _prefix: str
 
-    async def record(self, node: Node) -> None:
+    async def record(self, node: Node) -> Node:
         """One script call."""
-        await self._redis.run(
+        node = msgspec.structs.replace(node, given_tags=())
+        tags = await self._redis.run(
             _RECORD,
             [self._key(node.node_id), f"{self._prefix}named:"],
             [node.node_id, msgspec.json.encode(node), node.name, node.host_identifier],
         )
+        return _with_tags(node, tags)
+
+    async def tag(self, node_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
+        """One script call."""
+        await self._redis.run(_TAG, [self._key(node_id)], [len(added), *added, *removed])
+
+    async def forget(self, node_id: str) -> None:
+        """One script call."""
+        await self._redis.run(_FORGET, [self._key(node_id), f"{self._prefix}named:", f"{self._prefix}seen"], [node_id])
 
     async def get(self, node_id: str) -> Node | None:
         """One command."""
-        record = await self._redis.execute("HGET", self._key(node_id), "record")
-        return _node_decoder.decode(record) if record else None
+        return (await self.get_many([node_id])).get(node_id)
 
     async def get_many(self, node_ids: Sequence[str]) -> dict[str, Node]:
         """One command for each node, sent together."""
-        records = await self._redis.execute_all([("HGET", self._key(each), "record") for each in node_ids])
+        records = await self._redis.execute_all([("HMGET", self._key(each), "record", "tags") for each in node_ids])
         return {
-            node_id: _node_decoder.decode(record) for node_id, record in zip(node_ids, records, strict=True) if record
+            node_id: _with_tags(_node_decoder.decode(record), tags)
+            for node_id, (record, tags) in zip(node_ids, records, strict=True)
+            if record
         }
 
     async def saw(self, sightings: Mapping[str, Sighting]) -> None:
@@ -138,3 +172,7 @@ class RedisNodeStore:
 
     def _key(self, node_id: str) -> str:
         return f"{self._prefix}node:{node_id}"
+
+
+def _with_tags(node: Node, tags: bytes | None) -> Node:
+    return msgspec.structs.replace(node, given_tags=tuple(tags.decode().split())) if tags else node

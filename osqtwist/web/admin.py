@@ -11,6 +11,8 @@ GET  /api/v1/nodes/NODE               one node, by id, name or host identifier
 GET  /api/v1/nodes/NODE/config        its config, and which layers it is made of
 POST /api/v1/nodes/NODE/revoke        refuse the node from now on
 POST /api/v1/nodes/NODE/restore       take that back
+POST /api/v1/nodes/NODE/tags          give it tags: ``{"add": [...], "remove": [...]}``
+POST /api/v1/nodes/NODE/forget        keep nothing of it any more
 POST /api/v1/queries                  ask nodes something: ``{"sql": ..., "target": {...}, "expires_in": 60}``
 POST /api/v1/queries/run              the same, and stream the results (NDJSON) until all answered or time is up
 GET  /api/v1/queries                  the newest queries
@@ -53,7 +55,7 @@ from werkzeug.exceptions import HTTPException
 from osqtwist.carves import Carves
 from osqtwist.figures import SummedFigures
 from osqtwist.interfaces import NoSuchThing, StoreFull, StoreUnavailable
-from osqtwist.inventory import Inventory
+from osqtwist.inventory import BadTag, Inventory
 from osqtwist.livequery import LiveQueries
 from osqtwist.logview import LogView
 from osqtwist.sinkview import SinkView
@@ -75,6 +77,13 @@ class QueryOrder(msgspec.Struct, forbid_unknown_fields=True):
     discovery: str = ""
     expires_in: float = 60.0
     created_by: str = ""
+
+
+class TagOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """What the body of a change of tags says; what is in both is removed."""
+
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
 
 
 class TrimOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -129,6 +138,8 @@ class AdminAPI:
         post: Iterable[tuple[str, Callable[..., Awaitable[Any]]]] = (
             ("/api/v1/nodes/<path:name>/revoke", self.revoke),
             ("/api/v1/nodes/<path:name>/restore", self.restore),
+            ("/api/v1/nodes/<path:name>/tags", self.tag),
+            ("/api/v1/nodes/<path:name>/forget", self.forget_node),
             ("/api/v1/queries", self.issue),
             ("/api/v1/queries/run", self.run),
             ("/api/v1/queries/<query_id>/cancel", self.cancel),
@@ -192,6 +203,15 @@ class AdminAPI:
     async def restore(self, request: Request, name: str) -> Any:
         """Take a revocation back."""
         return await self.inventory.restore(name)
+
+    async def tag(self, request: Request, name: str) -> Any:
+        """Change the tags that operators gave a node."""
+        order: TagOrder = json_of(request, TagOrder)
+        return await self.inventory.tag(name, order.add, order.remove)
+
+    async def forget_node(self, request: Request, name: str) -> Any:
+        """Forget a node."""
+        return await self.inventory.forget(name)
 
     async def queries(self, request: Request) -> Any:
         """The newest queries."""
@@ -284,7 +304,7 @@ class AdminAPI:
     def _refuse(self, request: Request, problem: Exception) -> bytes:
         if isinstance(problem, NoSuchThing):
             code = 404
-        elif isinstance(problem, MalformedRequest | BadTarget):
+        elif isinstance(problem, MalformedRequest | BadTarget | BadTag):
             code = 400
         elif isinstance(problem, NotReplaced):
             code = 409
