@@ -22,6 +22,7 @@ from twisted.logger import Logger
 
 from osqtwist.confcheck import MAX_BYTES, check, check_size
 from osqtwist.layers import BadConfiguration, Layer, Problem, merge, parse_layer, parse_text, render
+from osqtwist.querycheck import check_queries
 from osqtwist.targeting import NodeFacts
 
 CHECK_INTERVAL = 2.0
@@ -176,9 +177,10 @@ def read_folder(folder: Path) -> tuple[list[Layer], list[Problem]]:
 
 
 def check_folder(folder: Path) -> list[Problem]:
-    """Everything wrong with a folder."""
+    """Everything wrong with a folder, the SQL in it included; that is not looked at when a folder is served."""
     try:
-        return read_folder(folder)[1]
+        layers, problems = read_folder(folder)
+        return [*problems, *check_queries(layers)]
     except BadConfiguration as bad:
         return list(bad.problems)
 

@@ -15,11 +15,28 @@ from osqtwist.interfaces import IStores, NoSuchThing, StoreFull, StoreUnavailabl
 from osqtwist.inventory import Inventory
 from osqtwist.lookagain import LookAgain
 from osqtwist.query import DistributedQuery, QueryResult, new_query_id
+from osqtwist.sqlcheck import check_sql
 from osqtwist.targeting import Target
 
 _RESULTS_AT_ONCE = 100
 
 Emit = Callable[[dict[str, Any]], None]
+
+
+class BadQuery(ValueError):
+    """No node could run this SQL; says where and why."""
+
+
+def refuse_bad_sql(target: Target, *texts: str) -> None:
+    """
+    Look at SQL before nodes are asked.
+
+    :raise BadQuery: none of them could run it.
+    """
+    for text in texts:
+        # Extensions add tables, but no columns to osquery's own.
+        if errors := check_sql(text, target.platforms, lenient=True).errors:
+            raise BadQuery(f"{errors[0]} (in {text[:60]!r})" if len(texts) > 1 else str(errors[0]))
 
 
 @attrs.frozen

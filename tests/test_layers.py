@@ -28,6 +28,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "nodekey",
             "osqueryschema",
             "query",
+            "querycheck",
             "routing",
             "sqlcheck",
             "sqlstatement",

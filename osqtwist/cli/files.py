@@ -139,7 +139,7 @@ def config() -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.pass_obj
 def config_check(operator: Operator, folder: Path) -> None:
-    """Check a folder of configuration layers, without a server."""
+    """Check a folder of configuration layers and the SQL in them, without a server."""
     from osqtwist.configuration import check_folder  # noqa: PLC0415 - only this sub-command needs it
 
     problems = check_folder(folder)

@@ -182,6 +182,7 @@ def _cell(value: Any) -> str:
 @click.option("--platform", "platforms", multiple=True, help="linux, darwin, windows, ubuntu... Repeatable.")
 @click.option("--where", default="", help="Nodes of this expression: platform:linux and not tag:prod.")
 @click.option("--discovery", default="", help="A query that must give a row on a node first.")
+@click.option("--no-check", is_flag=True, help="Ask also what osquery's own tables cannot answer.")
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=15.0, show_default=True, help="Seconds to wait.")
 @click.pass_obj
 def query_run(
@@ -192,6 +193,7 @@ def query_run(
     platforms: tuple[str, ...],
     where: str,
     discovery: str,
+    no_check: bool,
     timeout: float,
 ) -> None:
     """
@@ -205,6 +207,7 @@ def query_run(
         "sql": sql,
         "target": {"nodes": nodes, "tags": tags, "platforms": platforms, "where": where},
         "discovery": discovery,
+        "check": not no_check,
         "expires_in": timeout,
         "created_by": getpass.getuser(),
     }

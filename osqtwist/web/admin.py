@@ -56,7 +56,7 @@ from osqtwist.carves import Carves
 from osqtwist.figures import SummedFigures
 from osqtwist.interfaces import NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.inventory import BadTag, Inventory
-from osqtwist.livequery import LiveQueries
+from osqtwist.livequery import BadQuery, LiveQueries, refuse_bad_sql
 from osqtwist.logview import LogView
 from osqtwist.sinkview import SinkView
 from osqtwist.targeting import BadTarget, Target
@@ -70,13 +70,14 @@ _MAX_SQL = 64 * 1024
 
 
 class QueryOrder(msgspec.Struct, forbid_unknown_fields=True):
-    """What the body of a new query says; ``expires_in`` in seconds."""
+    """What the body of a new query says; ``expires_in`` in seconds, ``check`` whether to look at the SQL first."""
 
     sql: str
     target: Target = Target()
     discovery: str = ""
     expires_in: float = 60.0
     created_by: str = ""
+    check: bool = True
 
 
 class TagOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -304,7 +305,7 @@ class AdminAPI:
     def _refuse(self, request: Request, problem: Exception) -> bytes:
         if isinstance(problem, NoSuchThing):
             code = 404
-        elif isinstance(problem, MalformedRequest | BadTarget | BadTag):
+        elif isinstance(problem, MalformedRequest | BadTarget | BadTag | BadQuery):
             code = 400
         elif isinstance(problem, NotReplaced):
             code = 409
@@ -333,4 +334,6 @@ def _order(request: Request) -> QueryOrder:
         raise MalformedRequest(f"sql must have from 1 to {_MAX_SQL} letters")
     if not 0 < order.expires_in <= 366 * 86400:
         raise MalformedRequest("expires_in must be more than 0 and at most a year, in seconds")
+    if order.check:
+        refuse_bad_sql(order.target, *filter(None, (order.sql, order.discovery)))
     return order
