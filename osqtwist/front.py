@@ -11,13 +11,12 @@ from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from osqtwist.accepting import listen
 from osqtwist.ports import BoundPort
+from osqtwist.tlsport import listen
 from osqtwist.web.site import NodeSite
 
 DRAIN_SECONDS = 8.0
@@ -55,9 +54,8 @@ class NodePorts:
 
     async def open(self) -> None:
         """See :class:`Front`."""
-        factory: IProtocolFactory = TLSMemoryBIOFactory(self.tls, False, self.site, self.reactor)
         for port in self.ports:
-            self._listening.append(listen(self.reactor, port.socket, factory))
+            self._listening.append(listen(self.reactor, port.socket, self.site, self.tls.connection))
 
     async def shut(self) -> None:
         """See :class:`Front`."""

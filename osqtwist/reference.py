@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import click
@@ -28,7 +28,6 @@ from twisted.logger import (
     globalLogBeginner,
     textFileLogObserver,
 )
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 
@@ -44,6 +43,7 @@ from osqtwist.settings import Settings
 from osqtwist.storage.memory import MemoryStores
 from osqtwist.targeting import Target
 from osqtwist.tls import PeerIdentities, ReloadingServerTLS, TLSFiles, UnusableCredential
+from osqtwist.tlsport import listen
 from osqtwist.web import routes
 
 # The order of the keys counts: osquery's test knows the SHA-1 of it.
@@ -141,14 +141,17 @@ class Arguments:
     verifies_clients: bool
     requires_gzip: bool
 
+    @property
+    def client_auth(self) -> Literal["required", "none"]:
+        """Whether clients have to show a certificate."""
+        return "required" if self.verifies_clients else "none"
+
 
 async def build(reactor: Any, arguments: Arguments, folder: Path) -> tuple[Any, ReferenceResource, Parts]:
     """
-    The factory to listen with, the resource that remembers, and the parts to run.
-
-    :raise UnusableCredential: a certificate cannot be used.
+    The site to listen with, the resource that remembers, and the parts to run.
     """
-    settings = Settings(hold=0.0, client_auth="required" if arguments.verifies_clients else "none")
+    settings = Settings(hold=0.0, client_auth=arguments.client_auth)
     metrics = Metrics()
     stores = MemoryStores(reactor)
     parts = assemble(
@@ -171,10 +174,7 @@ async def build(reactor: Any, arguments: Arguments, folder: Path) -> tuple[Any, 
         )
     resource = ReferenceResource(parts.api.app().resource(), arguments.requires_gzip)
     site = node_site(reactor, settings, resource, metrics)
-    if not arguments.uses_tls:
-        return site, resource, parts
-    tls = ReloadingServerTLS(TLSFiles(arguments.cert, arguments.key, arguments.ca, client_auth=settings.client_auth))
-    return TLSMemoryBIOFactory(tls, False, site, reactor), resource, parts
+    return site, resource, parts
 
 
 @click.command()
@@ -235,10 +235,14 @@ def _serve(reactor: Any, arguments: Arguments, bound: BoundPort, folder: Path, t
     Deferred.fromCoroutine(build(reactor, arguments, folder)).addBoth(outcome.append)
     if not isinstance(outcome[0], tuple):
         outcome[0].raiseException()
-    factory, resource, parts = outcome[0]
+    site, resource, parts = outcome[0]
     for service in parts.services:
         service.startService()
-    reactor.adoptStreamPort(bound.socket.fileno(), bound.socket.family, factory)
+    if arguments.uses_tls:
+        files = TLSFiles(arguments.cert, arguments.key, arguments.ca, client_auth=arguments.client_auth)
+        listen(reactor, bound.socket, site, ReloadingServerTLS(files).connection)
+    else:
+        reactor.adoptStreamPort(bound.socket.fileno(), bound.socket.family, site)
     click.echo(f"osqtwist reference serves on 127.0.0.1 port {bound.number}", err=True)
     if timeout is not None:
         _end_when_idle(reactor, resource, timeout)

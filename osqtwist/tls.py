@@ -9,6 +9,7 @@ would not be checked again.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +22,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtensionOID
 from OpenSSL import SSL, crypto
 from twisted.application.service import Service
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOProtocol
-from zope.interface import implementer
 
 from osqtwist.identity import CertificateIdentity, IdentityCache, UnidentifiedCertificate
 
@@ -282,7 +281,6 @@ def _revocation_lists(path: Path, authorities: list[x509.Certificate]) -> list[x
     return lists
 
 
-@implementer(IOpenSSLServerConnectionCreator)
 class ReloadingServerTLS:
     """
     Gives each new connection the newest good context.
@@ -309,9 +307,9 @@ class ReloadingServerTLS:
         self._tell(self.loaded)
         on_reload(True, self.loaded)
 
-    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """A connection with the context in force now."""
-        return SSL.Connection(self.loaded.context, None)
+    def connection(self, accepted: socket.socket) -> SSL.Connection:
+        """A connection on a socket, with the context in force now."""
+        return SSL.Connection(self.loaded.context, accepted)
 
     def check(self) -> None:
         """Read the files again if one changed, or a revocation list became stale meanwhile."""

@@ -32,7 +32,6 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from osqtwist.cafolder import CAFolder
 from osqtwist.certificateauthority import AlreadyRevoked, CertificateAuthority, OutlivesAuthority, UnknownCertificate
@@ -53,6 +52,7 @@ from osqtwist.identity import IdentityCache, IdentityRule, identify
 from osqtwist.pki import Authority, PublicKey, UnusablePKI, development_pki, new_key
 from osqtwist.tap import Options
 from osqtwist.tls import PeerIdentities, ReloadingServerTLS, TLSFiles, load
+from osqtwist.tlsport import listen
 
 ROOT = Path(__file__).parent.parent
 DAY = datetime.timedelta(days=1)
@@ -224,8 +224,8 @@ class SayWho(Protocol):
 
 async def met(files: TLSFiles, trust: Path, credential: tuple[Path, Path]) -> str:
     """Whom a server with these files takes a client with this credential for."""
-    factory = TLSMemoryBIOFactory(ReloadingServerTLS(files), False, Factory.forProtocol(SayWho), reactor)
-    port: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: Any = listen(reactor, listening, Factory.forProtocol(SayWho), ReloadingServerTLS(files).connection)
 
     def ask() -> str:
         context = ssl.create_default_context(cafile=str(trust))

@@ -65,7 +65,6 @@ LAYERS: list[tuple[str, set[str]]] = [
     (
         "edges",
         {
-            "accepting",
             "adminclient",
             "cafolder",
             "certificateauthority",
@@ -81,6 +80,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "statefolder",
             "supervision",
             "tls",
+            "tlsport",
             "web",
             "simulator",
         },

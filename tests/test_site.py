@@ -21,13 +21,13 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from osqtwist.metrics import Metrics
 from osqtwist.tls import ReloadingServerTLS, TLSFiles
+from osqtwist.tlsport import listen
 from osqtwist.web.site import BodyLimits, Deadlines, NodeSite
 from tests.certificates import TestPKI
 
@@ -85,8 +85,8 @@ async def serve(pki: TestPKI) -> AsyncIterator[Callable[..., Served]]:
         limits = BodyLimits({b"/large": 100_000}, otherwise=limit)
         site = NodeSite(Echo(), reactor, metrics, limits, deadlines, keeps, frozenset({b"/plain"}))  # type: ignore[arg-type]
         tls = ReloadingServerTLS(TLSFiles(pki.path("server.pem"), pki.path("server.key"), pki.path("ca.pem")))
-        factory = TLSMemoryBIOFactory(tls, False, site, reactor)
-        port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port: Any = listen(reactor, listening, site, tls.connection)
         ports.append(port)
         sites.append(site)
         context = ssl.create_default_context(cafile=str(Path(pki.path("ca.pem"))))

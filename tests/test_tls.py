@@ -20,11 +20,11 @@ from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from osqtwist.identity import IdentityCache, IdentityRule, UnidentifiedCertificate
 from osqtwist.pki import Authority
 from osqtwist.tls import CredentialWatch, LoadedTLS, PeerIdentities, ReloadingServerTLS, TLSFiles, UnusableCredential
+from osqtwist.tlsport import listen
 from tests.certificates import DAY, TestPKI
 
 REFUSED = "refused"
@@ -77,8 +77,8 @@ async def serve() -> AsyncIterator[Callable[..., Served]]:
 
     def begin(settings: TLSFiles, **more: Any) -> Served:
         tls = ReloadingServerTLS(settings, **more)
-        factory = TLSMemoryBIOFactory(tls, False, Factory.forProtocol(SayWho), reactor)
-        port = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port: Any = listen(reactor, listening, Factory.forProtocol(SayWho), tls.connection)
         ports.append(port)
         return Served(tls, port.getHost().port)
 
