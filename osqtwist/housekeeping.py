@@ -24,7 +24,7 @@ WARN_SHARE = 0.5
 """A sink that is behind by this share of the budget is warned of."""
 WARN_AGAIN = 600.0
 _AT_ONCE = 200
-_AT_MOST = 50
+_AT_MOST = 200
 
 
 @attrs.define(eq=False)
@@ -100,7 +100,7 @@ class LogKeeping(_Rounds):
         for _ in range(_AT_MOST):
             part = await self.stores.logs.trim(before, int(budget * REPLAY_SHARE), _AT_ONCE)
             deleted += part
-            if part < _AT_ONCE:
+            if not part:
                 break
         if deleted:
             self._log.debug("{count} log batches and dead letters are deleted", count=deleted)

@@ -80,6 +80,12 @@ class INodeStore(Interface):
     async def count_since(moment: float) -> int:
         """How many nodes were seen at or after ``moment``."""
 
+    async def expiring(start: float, end: float, count: int) -> list[str]:
+        """Ids of nodes whose newest certificate ends from ``start`` on and before ``end``, the first to end first."""
+
+    async def count_expiring(start: float, end: float) -> int:
+        """How many such nodes there are."""
+
     async def find(text: str, limit: int) -> list[Node]:
         """Nodes whose id, name or host identifier is exactly ``text``, without looking at every node."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,8 @@ LOOKED_THROUGH = 5000
 """Nodes that one page of a search may look at."""
 
 MOST_GIVEN_TAGS = 100
+_DAY = 86400.0
+_EXPIRY_CLASSES = (("expired", -math.inf, 0), ("7 days", 0, 7), ("30 days", 7, 30), ("later", 30, math.inf))
 
 _PAGE = 500
 
@@ -61,6 +64,9 @@ class Inventory:
             now = self.clock.seconds()
             metrics.nodes_online.set(await self.stores.nodes.count_since(now - ONLINE_WITHIN))
             metrics.nodes_known.set(await self.stores.nodes.count_since(0))
+            for word, start, end in _EXPIRY_CLASSES:
+                count = await self.stores.nodes.count_expiring(now + start * _DAY, now + end * _DAY)
+                metrics.node_certificates.labels(ends=word).set(count)
         except (StoreUnavailable, StoreFull):
             metrics.store_up.set(0)
             return
@@ -118,6 +124,27 @@ class Inventory:
             if len(node_ids) < wanted:
                 return {"nodes": found, "next_offset": None}
         return {"nodes": found, "next_offset": offset}
+
+    async def certificates(self, within_days: float, limit: int) -> list[dict[str, Any]]:
+        """Nodes whose newest certificate has ended, or ends within so many days: the first to end first."""
+        now = self.clock.seconds()
+        node_ids = await self.stores.nodes.expiring(0.0, now + within_days * _DAY, limit)
+        nodes = await self.stores.nodes.get_many(node_ids)
+        sightings = await self.stores.nodes.sightings(node_ids)
+        return [
+            {
+                "node": node_id,
+                "name": node.name,
+                "issuer": node.certificate.issuer,
+                "serial": node.certificate.serial,
+                "key_type": node.certificate.key_type,
+                "not_after": node.certificate.not_after,
+                "days": round((node.certificate.not_after - now) / _DAY, 1),
+                "seen_at": sightings[node_id].seen_at if node_id in sightings else None,
+            }
+            for node_id in node_ids
+            if (node := nodes.get(node_id)) and node.certificate
+        ]
 
     async def node(self, name: str) -> dict[str, Any]:
         """One node, with everything known of it."""

@@ -149,6 +149,12 @@ class Metrics:
             ["sink"],
             registry=registry,
         )
+        self.node_certificates = Gauge(
+            "osqtwist_node_certificates",
+            "Nodes by when their newest certificate ends: expired, within 7 days, within 30 days, later.",
+            ["ends"],
+            registry=registry,
+        )
         self.nodes_online = Gauge("osqtwist_nodes_online", "Nodes seen in the last minute.", registry=registry)
         self.nodes_known = Gauge("osqtwist_nodes", "Nodes ever seen and not forgotten.", registry=registry)
         self.workers = Gauge("osqtwist_workers", "Worker processes that serve nodes now.", registry=registry)

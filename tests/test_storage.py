@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -24,7 +25,7 @@ from osqtwist.interfaces import (
 )
 from osqtwist.logbatch import LogBatch
 from osqtwist.loginterfaces import ILogBuffer, ISinkQueues
-from osqtwist.node import Node, Revocation, Sighting
+from osqtwist.node import CertificateRecord, Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult
 from osqtwist.storage.memory import MemoryStores
 from osqtwist.targeting import Target
@@ -166,6 +167,28 @@ async def test_given_tags_stay_through_enrollments(stores: Any) -> None:
     assert (found.tags, found.given_tags) == (("c",), ("ou:eu/web", "y"))
     assert found.facts().tags == {"c", "ou:eu/web", "y"}
     assert (await stores.nodes.get_many([node.node_id]))[node.node_id] == found
+
+
+@pytest_twisted.ensureDeferred
+async def test_nodes_by_the_end_of_their_certificate(stores: Any) -> None:
+    """The newest certificate counts, and a node without one is not there."""
+
+    def record(number: int, not_after: float) -> Any:
+        certificate = CertificateRecord("i", "CN=ca", "1f", "ab", not_after, "P-256")
+        return stores.nodes.record(a_node(number, certificate=certificate))
+
+    for number, moment in ((1, NOW + 3), (2, NOW + 1), (3, NOW + 2.5), (4, NOW - 1)):
+        await record(number, moment)
+    await record(3, NOW + 9)
+    await stores.nodes.record(a_node(5))
+    ids = [a_node(number).node_id for number in (4, 2, 1, 3)]
+    assert await stores.nodes.expiring(0.0, math.inf, 9) == ids
+    assert await stores.nodes.expiring(NOW, NOW + 9, 9) == ids[1:3]
+    assert await stores.nodes.expiring(0.0, math.inf, 1) == ids[:1]
+    assert await stores.nodes.count_expiring(-math.inf, NOW) == 1
+    assert await stores.nodes.count_expiring(NOW + 1, NOW + 9) == 2
+    await stores.nodes.forget(ids[0])
+    assert await stores.nodes.count_expiring(-math.inf, math.inf) == 3
 
 
 @pytest_twisted.ensureDeferred

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from osqtwist.targeting import Target
 from osqtwist.web.routes import paths_by_route
@@ -575,3 +576,17 @@ def test_sql_that_no_node_could_run_is_refused(path: str, server: Server) -> Non
     assert (code, "selec" in answer["error"]) == (400, True)
     assert server.operate("/api/v1/queries")[1]["queries"] == []
     assert server.operate("/api/v1/queries", {"sql": "select nme from processes", "check": False}, "POST")[0] == 201
+
+
+def test_certificates_that_end_soon(server: Server) -> None:
+    """As a list, the first to end first, and as a metric; a node without a certificate is not there."""
+    server.enroll()
+    server.certificate = "node-1"
+    assert "schedule" in server.ask("/config", {"node_key": ""})[1]
+    assert server.operate("/api/v1/certificates?within=5")[1] == {"certificates": []}
+    _, found = server.operate("/api/v1/certificates?within=30")
+    (row,) = found["certificates"]
+    assert (row["name"], row["issuer"], row["days"]) == ("node-1", "CN=test CA", 11.6)
+    server.finish(Deferred.fromCoroutine(server.inventory.update_metrics()))
+    counts = {word: server.metrics.node_certificates.labels(ends=word)._value.get() for word in ("30 days", "expired")}
+    assert counts == {"30 days": 1, "expired": 0}

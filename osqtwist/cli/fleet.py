@@ -90,6 +90,29 @@ def node_restore(operator: Operator, name: str) -> None:
     operator.fields(operator.call(lambda client: client.post(*_API, "nodes", name, "restore")))
 
 
+@node.command("certificates")
+@click.option("--within", type=click.IntRange(0), default=30, show_default=True, help="Days.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=200, show_default=True)
+@click.pass_obj
+def node_certificates(operator: Operator, within: int, limit: int) -> None:
+    """List nodes whose certificate ends soon or has ended, the first to end first."""
+    rows = operator.call(lambda client: client.get(*_API, "certificates", within=within, limit=limit))["certificates"]
+    if not operator.as_json:
+        for each in rows:
+            each["not_after"], each["seen_at"] = moment(each["not_after"]), moment(each["seen_at"])
+    columns = {
+        "node": "NODE",
+        "name": "NAME",
+        "days": "DAYS",
+        "not_after": "ENDS",
+        "seen_at": "SEEN",
+        "key_type": "KEY",
+        "issuer": "ISSUER",
+        "serial": "SERIAL",
+    }
+    operator.rows(rows, columns)
+
+
 @node.command("tag")
 @click.argument("name")
 @click.argument("changes", nargs=-1, required=True, metavar="[+]TAG|-TAG...")

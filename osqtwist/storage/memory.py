@@ -91,6 +91,15 @@ class MemoryNodeStore:
         """See :class:`osqtwist.interfaces.INodeStore`."""
         return sum(seen.seen_at >= moment for seen in self._seen.values())
 
+    async def expiring(self, start: float, end: float, count: int) -> list[str]:
+        """See :class:`osqtwist.interfaces.INodeStore`."""
+        ends = [(node.certificate.not_after, node_id) for node_id, node in self._nodes.items() if node.certificate]
+        return [node_id for moment, node_id in sorted(ends) if start <= moment < end][:count]
+
+    async def count_expiring(self, start: float, end: float) -> int:
+        """See :class:`osqtwist.interfaces.INodeStore`."""
+        return len(await self.expiring(start, end, len(self._nodes)))
+
     async def find(self, text: str, limit: int) -> list[Node]:
         """See :class:`osqtwist.interfaces.INodeStore`."""
         found = [node for node in self._nodes.values() if text in (node.node_id, node.name, node.host_identifier)]

@@ -129,7 +129,10 @@ _TRIM = Script(
 
     local sums = redis.call('HMGET', account, 'bytes', 'freed', 'dead')
     local used = tonumber(sums[1] or 0) - tonumber(sums[2] or 0)
-    for _, entry in ipairs(redis.call('XRANGE', live, '-', '+', 'COUNT', limit)) do
+    -- One entry at a time, and not too much at once: what is looked at is copied, and everybody else waits.
+    while deleted < limit and freed < 16777216 do
+        local entry = redis.call('XRANGE', live, '-', '+', 'COUNT', 1)[1]
+        if not entry then break end
         local is_old = tonumber(entry[2][8]) < before
         if not is_settled(entry[1]) or not (is_old or (groups > 0 and keep > 0 and used > keep)) then break end
         redis.call('XDEL', live, entry[1])
@@ -139,8 +142,9 @@ _TRIM = Script(
     if freed > 0 then redis.call('HINCRBY', account, 'freed', string.format('%.0f', freed)) end
 
     freed = 0
-    for _, entry in ipairs(redis.call('XRANGE', dead, '-', '+', 'COUNT', limit)) do
-        if deleted >= limit or tonumber(entry[2][8]) >= before then break end
+    while deleted < limit and freed < 16777216 do
+        local entry = redis.call('XRANGE', dead, '-', '+', 'COUNT', 1)[1]
+        if not entry or tonumber(entry[2][8]) >= before then break end
         redis.call('XDEL', dead, entry[1])
         deleted, freed = deleted + 1, freed + tonumber(entry[2][6])
     end

@@ -5,6 +5,7 @@ Nodes in Redis.
 ``node:ID``            hash     ``record``, ``name``, ``host``, ``seen``, ``first``, ``tags``: some 3 kB a node
 ``named:TEXT``         set      ids of the nodes with that name or host identifier
 ``seen``               zset     id, by the time it was last seen
+``expiring``           zset     id, by the time at which its newest certificate ends
 ``revoked``            hash     id to revocation
 =====================  =======  =======================================================================
 
@@ -35,6 +36,7 @@ _RECORD = Script(
         if ARGV[index] ~= '' then redis.call('SADD', KEYS[2] .. ARGV[index], ARGV[1]) end
     end
     redis.call('HSET', KEYS[1], 'record', ARGV[2], 'name', ARGV[3], 'host', ARGV[4])
+    if ARGV[5] == '' then redis.call('ZREM', KEYS[3], ARGV[1]) else redis.call('ZADD', KEYS[3], ARGV[5], ARGV[1]) end
     return redis.call('HGET', KEYS[1], 'tags')
     """
 )
@@ -57,6 +59,7 @@ _FORGET = Script(
         if old[index] then redis.call('SREM', KEYS[2] .. old[index], ARGV[1]) end
     end
     redis.call('ZREM', KEYS[3], ARGV[1])
+    redis.call('ZREM', KEYS[4], ARGV[1])
     redis.call('DEL', KEYS[1])
     """
 )
@@ -93,8 +96,14 @@ class RedisNodeStore:
         node = msgspec.structs.replace(node, given_tags=())
         tags = await self._redis.run(
             _RECORD,
-            [self._key(node.node_id), f"{self._prefix}named:"],
-            [node.node_id, msgspec.json.encode(node), node.name, node.host_identifier],
+            [self._key(node.node_id), f"{self._prefix}named:", self._expiring],
+            [
+                node.node_id,
+                msgspec.json.encode(node),
+                node.name,
+                node.host_identifier,
+                repr(node.certificate.not_after) if node.certificate else "",
+            ],
         )
         return _with_tags(node, tags)
 
@@ -104,7 +113,8 @@ class RedisNodeStore:
 
     async def forget(self, node_id: str) -> None:
         """One script call."""
-        await self._redis.run(_FORGET, [self._key(node_id), f"{self._prefix}named:", f"{self._prefix}seen"], [node_id])
+        keys = [self._key(node_id), f"{self._prefix}named:", f"{self._prefix}seen", self._expiring]
+        await self._redis.run(_FORGET, keys, [node_id])
 
     async def get(self, node_id: str) -> Node | None:
         """One command."""
@@ -148,6 +158,15 @@ class RedisNodeStore:
         """One command."""
         return int(await self._redis.execute("ZCOUNT", f"{self._prefix}seen", repr(moment), "+inf"))
 
+    async def expiring(self, start: float, end: float, count: int) -> list[str]:
+        """One command."""
+        found = await self._redis.execute("ZRANGEBYSCORE", self._expiring, repr(start), f"({end!r}", "LIMIT", 0, count)
+        return [each.decode() for each in found]
+
+    async def count_expiring(self, start: float, end: float) -> int:
+        """One command."""
+        return int(await self._redis.execute("ZCOUNT", self._expiring, repr(start), f"({end!r}"))
+
     async def find(self, text: str, limit: int) -> list[Node]:
         """Two rounds."""
         named = await self._redis.execute("SRANDMEMBER", f"{self._prefix}named:{text}", limit)
@@ -165,6 +184,10 @@ class RedisNodeStore:
     async def revocations(self) -> list[Revocation]:
         """One command."""
         return [_revocation_decoder.decode(each) for each in await self._redis.execute("HVALS", self._revoked)]
+
+    @property
+    def _expiring(self) -> str:
+        return f"{self._prefix}expiring"
 
     @property
     def _revoked(self) -> str:

@@ -13,6 +13,7 @@ POST /api/v1/nodes/NODE/revoke        refuse the node from now on
 POST /api/v1/nodes/NODE/restore       take that back
 POST /api/v1/nodes/NODE/tags          give it tags: ``{"add": [...], "remove": [...]}``
 POST /api/v1/nodes/NODE/forget        keep nothing of it any more
+GET  /api/v1/certificates             certificates of nodes that end ``within`` so many days, or have ended
 POST /api/v1/queries                  ask nodes something: ``{"sql": ..., "target": {...}, "expires_in": 60}``
 POST /api/v1/queries/run              the same, and stream the results (NDJSON) until all answered or time is up
 GET  /api/v1/queries                  the newest queries
@@ -125,6 +126,7 @@ class AdminAPI:
             ("/api/v1/nodes", self.nodes),
             ("/api/v1/nodes/<path:name>/config", self.node_config),
             ("/api/v1/nodes/<path:name>", self.node),
+            ("/api/v1/certificates", self.certificates),
             ("/api/v1/queries", self.queries),
             ("/api/v1/queries/<query_id>", self.query),
             ("/api/v1/queries/<query_id>/results", self.results),
@@ -196,6 +198,11 @@ class AdminAPI:
     async def node_config(self, request: Request, name: str) -> Any:
         """The config of a node, and why it is that."""
         return await self.inventory.config_of(name)
+
+    async def certificates(self, request: Request) -> Any:
+        """Whose certificate ends soon."""
+        limit = min(number_of(request, "limit", 100), _MAX_PAGE)
+        return {"certificates": await self.inventory.certificates(number_of(request, "within", 30), limit)}
 
     async def revoke(self, request: Request, name: str) -> Any:
         """Refuse a node."""
