@@ -92,6 +92,8 @@ class Route:
         events: list[LogEvent] = []
         unusable: list[tuple[int, str]] = []
         before, after = self._facts(batch)
+        # Mostly one look at the whole batch saves one at each line.
+        is_plain = not self._changes_decorations and not self._is_suspicious(batch.data)
         for index, raw in enumerate(_lines_decoder.decode(batch.data)):
             found = event_id(batch.node_id, batch.digest, index)
             if self.settings.sample < 1 and not self._is_sampled(found):
@@ -100,7 +102,7 @@ class Route:
             try:
                 if not self._is_of_the_batch and not self._is_meant(batch, line):
                     continue
-                document = self._document(line, before + found.encode() + after if before else after)
+                document = self._document(line, is_plain, before + found.encode() + after if before else after)
             except (msgspec.MsgspecError, RecursionError, ValueError) as problem:
                 unusable.append((index, f"not a JSON object: {problem}"))
                 continue
@@ -132,15 +134,13 @@ class Route:
             return self._key + b':{"event_id":"', b'"' + (b"," + rest[1:] if wanted else b"}") + b"}"
         return b"", (self._key + b":" + rest + b"}" if wanted else b"}")
 
-    def _document(self, line: bytes, facts: bytes) -> bytes:
+    def _is_suspicious(self, data: bytes) -> bool:
+        return any(each in data for each in self._suspicious)
+
+    def _document(self, line: bytes, is_plain: bool, facts: bytes) -> bytes:
         if self._changes_decorations:
             line = self._with_other_decorations(line)
-        if (
-            not line.startswith(b"{")
-            or any(each in line for each in self._suspicious)
-            or b"\n" in line
-            or b"\r" in line
-        ):
+        if not line.startswith(b"{") or (not is_plain and self._is_suspicious(line)):
             members = _members_decoder.decode(line)
             members.pop(self.settings.as_key, None)
             line = _encode({name: _one_line(value) for name, value in members.items()})
