@@ -6,7 +6,7 @@ The same in every process that serves nodes or operators; only :mod:`osqtwist.la
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ from osqtwist.tls import PeerIdentities
 from osqtwist.web import routes
 from osqtwist.web.exchange import Exchange
 from osqtwist.web.nodes import NodeAPI
-from osqtwist.web.site import BodyLimits, NodeSite
+from osqtwist.web.request import BodyLimits, Endpoint
+from osqtwist.web.site import NodeSite
 
 _MIB = 2**20
 _SMALL_BODY = _MIB
@@ -124,8 +125,14 @@ def assemble(
     return Parts(api, parked, [directory, distributed, BufferWatch(reactor, stores, admission)])
 
 
-def node_site(reactor: Any, settings: Settings, resource: IResource, metrics: Metrics) -> NodeSite:
-    """The site that serves nodes, with the limits that the settings give."""
+def node_site(
+    reactor: Any,
+    settings: Settings,
+    resource: IResource,
+    metrics: Metrics,
+    endpoints: Mapping[str, Endpoint] | None = None,
+) -> NodeSite:
+    """The site that serves nodes, with the limits that the settings give; see :class:`NodeSite` for the rest."""
     return NodeSite(
         resource,
         reactor,
@@ -134,6 +141,7 @@ def node_site(reactor: Any, settings: Settings, resource: IResource, metrics: Me
         settings.deadlines,
         settings.keep_connections,
         frozenset(path.encode() for path in routes.paths_by_route(settings.route_prefix)[routes.CARVE_CONTINUE]),
+        {path.encode(): endpoint for path, endpoint in (endpoints or {}).items()},
     )
 
 

@@ -62,7 +62,8 @@ from osqtwist.tls import (
     UnusableCredential,
 )
 from osqtwist.web.admin import AdminAPI
-from osqtwist.web.site import PlainRequest, QuietSite
+from osqtwist.web.request import PlainRequest
+from osqtwist.web.site import QuietSite
 from osqtwist.workers import WorkerInstructions, Workers, worker_words
 
 _log = Logger()
@@ -214,8 +215,9 @@ class NodeSide:
 
     def front(self, reactor: Any, settings: Settings, ports: list[BoundPort]) -> NodePorts:
         """Serve nodes on these ports, in this process."""
-        resource = self.parts.api.app(settings.route_prefix).resource()
-        return NodePorts(reactor, ports, node_site(reactor, settings, resource, self.parts.api.metrics), self.tls)
+        api, prefix = self.parts.api, settings.route_prefix
+        site = node_site(reactor, settings, api.app(prefix).resource(), api.metrics, api.endpoints(prefix))
+        return NodePorts(reactor, ports, site, self.tls)
 
 
 def _admin(

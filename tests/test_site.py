@@ -16,9 +16,9 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from twisted.internet.error import ConnectionDone
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
@@ -28,7 +28,8 @@ from twisted.web.server import NOT_DONE_YET, Request
 from osqtwist.metrics import Metrics
 from osqtwist.tls import ReloadingServerTLS, TLSFiles
 from osqtwist.tlsport import listen
-from osqtwist.web.site import BodyLimits, Deadlines, NodeSite
+from osqtwist.web.request import BodyLimits
+from osqtwist.web.site import Deadlines, NodeSite
 from tests.certificates import TestPKI
 
 QUICK = Deadlines(handshake=0.3, headers=0.4, body=0.5, answer=0.4, idle=0.3, linger=0.2)
@@ -46,6 +47,21 @@ class Echo(Resource):
             request.write(b"late")
             return NOT_DONE_YET
         return b"x" * 30_000_000 if request.path == b"/much" else content.read() or b"nothing"
+
+
+CANCELLED: list[bytes] = []
+
+
+def shout(request: Request) -> Deferred[bytes]:
+    content: Any = request.content
+    return succeed(content.read().upper())
+
+
+def wait(request: Request) -> Deferred[bytes]:
+    return Deferred(lambda _: CANCELLED.append(request.path))
+
+
+ENDPOINTS = {b"/shout": shout, b"/wait": wait, b"/fault": lambda request: fail(RuntimeError("a fault"))}
 
 
 @attrs.define
@@ -83,7 +99,8 @@ async def serve(pki: TestPKI) -> AsyncIterator[Callable[..., Served]]:
     def begin(deadlines: Deadlines = QUICK, limit: int = 1000, keeps: bool = False) -> Served:
         metrics = Metrics()
         limits = BodyLimits({b"/large": 100_000}, otherwise=limit)
-        site = NodeSite(Echo(), reactor, metrics, limits, deadlines, keeps, frozenset({b"/plain"}))  # type: ignore[arg-type]
+        plain = frozenset({b"/plain"})
+        site = NodeSite(Echo(), reactor, metrics, limits, deadlines, keeps, plain, ENDPOINTS)  # type: ignore[arg-type]
         tls = ReloadingServerTLS(TLSFiles(pki.path("server.pem"), pki.path("server.key"), pki.path("ca.pem")))
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port: Any = listen(reactor, listening, site, tls.connection)
@@ -212,6 +229,48 @@ async def test_a_close_without_close_notify_is_no_error(serve: Callable[..., Ser
         connection.shutdown(socket.SHUT_RDWR)
 
     await server.call(client)
+
+
+# -- endpoints
+
+
+@pytest.mark.parametrize("asked", ["POST /shout", "PUT /shout", "POST /shout?loud=1"])
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_answers_its_path(serve: Callable[..., Served], asked: str) -> None:
+    """The resource is not asked."""
+    answer = await serve().call(ask(post(b"hello").replace(b"POST /", asked.encode(), 1)))
+    assert answer.endswith(b"\r\n\r\n5\r\nHELLO\r\n0\r\n\r\n")
+    assert b"\r\nDate: " in answer and b"\r\nConnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("asked", ["GET /shout", "POST /shout/", "POST /Shout", "POST /sh%6fut", "POST //shout"])
+@pytest_twisted.ensureDeferred
+async def test_all_else_is_for_the_resource(serve: Callable[..., Served], asked: str) -> None:
+    """Other methods and other spellings; it knows better than a table."""
+    assert b"hello" in await serve().call(ask(post(b"hello").replace(b"POST /", asked.encode(), 1)))
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_endpoint_is_cancelled_when_the_node_goes(serve: Callable[..., Served]) -> None:
+    """Nothing is done for somebody who is not there, and nothing is logged of it."""
+    server = serve()
+    CANCELLED.clear()
+    await server.call(lambda connection: connection.sendall(post(b"", "/wait")))
+    for _ in range(100):
+        if server.count("osqtwist_connections") == 0:
+            break
+        await deferLater(reactor, 0.02)  # type: ignore[arg-type]
+    assert CANCELLED == [b"/wait"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_fault_of_an_endpoint_is_no_success(serve: Callable[..., Served]) -> None:
+    """It should not happen; if it does, the answer is nothing that osquery takes for one."""
+    answer = await serve().call(ask(post(b"", "/fault")))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 500 ")
+    with pytest.raises(ValueError):
+        json.loads(body)
 
 
 # -- deadlines

@@ -42,6 +42,7 @@ from osqtwist.query import QueryResult
 from osqtwist.targeting import NodeFacts
 from osqtwist.web import routes
 from osqtwist.web.exchange import Exchange, Visit, Work
+from osqtwist.web.request import Endpoint
 
 _HEADER_KEY = "NodeKey "
 _GZIP_FROM_BYTES = 512
@@ -77,6 +78,13 @@ class NodeAPI:
         """The Klein application, with every path of every route."""
         app = Klein()
         app.url_map.merge_slashes = False
+        for path, endpoint in self.endpoints(prefix).items():
+            app.route(path, methods=list(routes.METHODS))(endpoint)
+        app.handle_errors(HTTPException)(self._refuse_route)
+        return app
+
+    def endpoints(self, prefix: str = "") -> dict[str, Endpoint]:
+        """What answers each path of each route."""
         work: dict[str, Work] = {
             routes.ENROLL: self.enroll,
             routes.CONFIG: self.config,
@@ -86,11 +94,11 @@ class NodeAPI:
             routes.CARVE_START: self.carve_start,
             routes.CARVE_CONTINUE: self.carve_continue,
         }
-        for route, paths in routes.paths_by_route(prefix).items():
-            for path in paths:
-                app.route(path, methods=list(routes.METHODS))(self._endpoint(route, work[route]))
-        app.handle_errors(HTTPException)(self._refuse_route)
-        return app
+        return {
+            path: self._endpoint(route, work[route])
+            for route, paths in routes.paths_by_route(prefix).items()
+            for path in paths
+        }
 
     async def enroll(self, visit: Visit) -> bytes:
         """Let a node in; never held."""
@@ -212,7 +220,7 @@ class NodeAPI:
 
         return is_in
 
-    def _endpoint(self, route: str, work: Work) -> Callable[[Request], Deferred[bytes]]:
+    def _endpoint(self, route: str, work: Work) -> Endpoint:
         speaks_json = route != routes.CARVE_CONTINUE
 
         def endpoint(request: Request) -> Deferred[bytes]:

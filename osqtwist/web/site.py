@@ -9,19 +9,18 @@ body would be a success to osquery.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import msgspec
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime, ISSLTransport
 from twisted.python.failure import Failure
-from twisted.web.http import RESPONSES, HTTPChannel
+from twisted.web.http import RESPONSES, HTTPChannel, datetimeToString
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 from zope.interface import implementer
 
 from osqtwist.metrics import Metrics
+from osqtwist.web.request import Endpoint, NodeRequest
 from osqtwist.wire import refusal
 
 
@@ -200,51 +199,6 @@ class NodeChannel(HTTPChannel):
         self.transport.abortConnection()
 
 
-class PlainRequest(Request):
-    """A request that needs no Host header: Klein asks for the host's name, and nothing here depends on it."""
-
-    def getRequestHostname(self) -> bytes:
-        """The same for all."""
-        return b"osqtwist"
-
-
-class BoundedRequest(PlainRequest):
-    """A request whose body has a limit, known from its path, and is kept in memory up to it."""
-
-    content: Any
-    _limit = 0
-    _received = 0
-
-    def gotLength(self, length: int | None) -> None:
-        """Refuse a body that says it is too long, before any of it is read."""
-        channel: NodeChannel = self.channel  # type: ignore[assignment]
-        # The channel knows the path by now; the request is told only with the body.
-        self._limit = channel.site.body_limit(channel.path)
-        self.content = BytesIO()
-        if length is not None and length > self._limit:
-            channel.refuse(413, f"the body is over {self._limit} bytes")
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """Keep some of the body, up to the limit."""
-        self._received += len(data)
-        if self._received > self._limit:
-            self.channel.refuse(413, f"the body is over {self._limit} bytes")  # type: ignore[attr-defined]
-        else:
-            self.content.write(data)
-
-
-@attrs.define
-class BodyLimits:
-    """How long bodies may be, by path, and otherwise."""
-
-    by_path: Mapping[bytes, int]
-    otherwise: int
-
-    def __call__(self, path: bytes) -> int:
-        """The limit for a path."""
-        return self.by_path.get(path, self.otherwise)
-
-
 class QuietSite(Site):
     """A site without an access log in the Web's own format, and without tracebacks in its answers."""
 
@@ -264,6 +218,7 @@ class NodeSite(QuietSite):
 
     :param keeps_connections: whether a connection may carry more than one request.
     :param plain_paths: paths on which a refusal must not be JSON.
+    :param endpoints: what answers POST and PUT on these paths, without asking the resource.
     """
 
     protocol = NodeChannel  # type: ignore[assignment]
@@ -277,11 +232,12 @@ class NodeSite(QuietSite):
         deadlines: Deadlines,
         keeps_connections: bool = False,
         plain_paths: frozenset[bytes] = frozenset(),
+        endpoints: Mapping[bytes, Endpoint] | None = None,
     ) -> None:
         # The time-outs are the channel's own; twisted's would move with every byte.
         super().__init__(
             resource,
-            requestFactory=BoundedRequest,
+            requestFactory=NodeRequest,
             parsePOSTFormSubmission=False,
             timeout=None,
             reactor=clock,
@@ -291,7 +247,9 @@ class NodeSite(QuietSite):
         self.deadlines = deadlines
         self.keeps_connections = keeps_connections
         self.plain_paths = plain_paths
+        self.endpoints = endpoints or {}
         self.channels: dict[NodeChannel, None] = {}
+        self._second, self._date = -1, b""
 
     if TYPE_CHECKING:
         reactor: Any
@@ -299,6 +257,13 @@ class NodeSite(QuietSite):
     def acceptableProtocols(self) -> list[bytes]:
         """HTTP/1.1 only: under HTTP/2 the peer's certificate is out of reach, and osquery does not speak it."""
         return [b"http/1.1"]
+
+    def date(self) -> bytes:
+        """Now, as HTTP writes it."""
+        second = int(self.reactor.seconds())
+        if second != self._second:
+            self._second, self._date = second, datetimeToString(second)
+        return self._date
 
     def end_connections(self, concerns: Callable[[NodeChannel], bool]) -> int:
         """Abort the open connections that are concerned; answers with how many there were."""
