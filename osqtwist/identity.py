@@ -254,17 +254,25 @@ class IdentityCache:
     max_entries: int = 100_000
     _known: dict[bytes, CertificateIdentity] = attrs.field(factory=dict, init=False)
 
-    def identify(self, certificate: x509.Certificate) -> CertificateIdentity:
+    def identify(self, encoded: bytes) -> CertificateIdentity:
         """
-        The identity of a certificate.
+        The identity of a certificate in DER.
 
         :raise UnidentifiedCertificate: see :func:`identify`.
         """
-        fingerprint = certificate.fingerprint(hashes.SHA256())
+        fingerprint = hashlib.sha256(encoded).digest()
         known = self._known.get(fingerprint)
         if known is None:
-            known = identify(certificate, self.rules, self.tag_rules)
+            known = identify(_certificate(encoded), self.rules, self.tag_rules)
             if len(self._known) >= self.max_entries:
                 del self._known[next(iter(self._known))]
             self._known[fingerprint] = known
         return known
+
+
+def _certificate(encoded: bytes) -> x509.Certificate:
+    try:
+        return x509.load_der_x509_certificate(encoded)
+    except (ValueError, x509.InvalidVersion):
+        # OpenSSL, which verified it, is the more lenient reader of the two.
+        raise UnidentifiedCertificate("the certificate cannot be read") from None

@@ -26,7 +26,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from osqtwist.identity import CertificateIdentity, IdentityCache, UnidentifiedCertificate
+from osqtwist.identity import CertificateIdentity, IdentityCache
 
 CHECK_INTERVAL = 2.0
 """Seconds between two looks at the files."""
@@ -388,9 +388,7 @@ class PeerIdentities:
         connection = get_handle() if get_handle else None
         if not isinstance(connection, SSL.Connection):
             return None
-        try:
-            certificate = connection.get_peer_certificate(as_cryptography=True)
-        except (ValueError, x509.InvalidVersion):
-            # OpenSSL is the more lenient reader of the two.
-            raise UnidentifiedCertificate("the certificate cannot be read") from None
-        return self.cache.identify(certificate) if certificate else None
+        certificate = connection.get_peer_certificate()
+        if certificate is None:
+            return None
+        return self.cache.identify(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate))

@@ -396,20 +396,23 @@ DAMAGED = certificate("node-1", dns=["a.example.com"], uris=["spiffe://example.c
 # -- the cache
 
 
+def der(found: x509.Certificate) -> bytes:
+    return found.public_bytes(serialization.Encoding.DER)
+
+
 def test_a_certificate_is_read_once() -> None:
     """The same certificate, loaded again, has the very same identity."""
     cache = IdentityCache((IdentityRule(),), (TagRule("subject.OU"),))
     found = certificate("node-1", OU="web")
-    first = cache.identify(found)
+    first = cache.identify(der(found))
     assert first.tags == ("web",)
-    again = x509.load_der_x509_certificate(found.public_bytes(serialization.Encoding.DER))
-    assert cache.identify(again) is first
+    assert cache.identify(bytes(bytearray(der(found)))) is first
 
 
 def test_two_certificates_of_a_node_are_two_entries() -> None:
     """A renewed certificate is not taken for the old one: its serial number and end are its own."""
     cache = IdentityCache((IdentityRule(),))
-    old, new = (cache.identify(certificate("node-1")) for _ in range(2))
+    old, new = (cache.identify(der(certificate("node-1"))) for _ in range(2))
     assert old.value == new.value
     assert old.serial != new.serial and old.fingerprint != new.fingerprint
 
@@ -418,11 +421,11 @@ def test_the_cache_is_bounded() -> None:
     """The oldest goes first; nothing is wrong after that but slower."""
     cache = IdentityCache((IdentityRule(),), max_entries=2)
     certificates = [certificate(f"node-{number}") for number in range(3)]
-    first, second, third = (cache.identify(each) for each in certificates)
-    assert cache.identify(certificates[2]) is third
-    assert cache.identify(certificates[1]) is second
-    assert cache.identify(certificates[0]) is not first
-    assert cache.identify(certificates[0]).value == "node-0"
+    first, second, third = (cache.identify(der(each)) for each in certificates)
+    assert cache.identify(der(certificates[2])) is third
+    assert cache.identify(der(certificates[1])) is second
+    assert cache.identify(der(certificates[0])) is not first
+    assert cache.identify(der(certificates[0])).value == "node-0"
     assert len(cache._known) == 2
 
 
@@ -432,5 +435,11 @@ def test_a_refusal_is_a_refusal_the_second_time() -> None:
     found = certificate("node-1")
     for _ in range(2):
         with pytest.raises(UnidentifiedCertificate):
-            cache.identify(found)
+            cache.identify(der(found))
     assert not cache._known
+
+
+def test_rubbish_is_no_certificate() -> None:
+    """OpenSSL reads more leniently than what finds the identity; what only OpenSSL can read is refused."""
+    with pytest.raises(UnidentifiedCertificate, match="cannot be read"):
+        IdentityCache((IdentityRule(),)).identify(b"rubbish")
