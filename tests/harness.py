@@ -158,22 +158,30 @@ class InMemoryServer:
         )
         self.live = LiveQueries(self.reactor, self.stores, self.distributed, self.inventory)
         self.sinks = SinkView(self.reactor, self.stores, self.metrics)
-        admin = AdminAPI(
-            self.inventory,
-            self.live,
-            LogView(self.reactor, self.stores),
-            self.sinks,
-            parts.api.carves,
-            figures,
-            None,
-            lambda: "--flag\n",
-        )
-        self.admin = StubTreq(admin.app().resource())
+        self.figures = figures
+        self._admin: StubTreq | None = None
         keeping = LogKeeping(self.reactor, self.stores, self.sinks, self.settings.log_retention_hours * 3600)
         self.services = [keeping, *parts.services]
         for service in self.services:
             service.startService()
         self.turn()
+
+    @property
+    def admin(self) -> StubTreq:
+        """A client of the operators' API, which takes its time to make."""
+        if self._admin is None:
+            admin = AdminAPI(
+                self.inventory,
+                self.live,
+                LogView(self.reactor, self.stores),
+                self.sinks,
+                self.parts.api.carves,
+                self.figures,
+                None,
+                lambda: "--flag\n",
+            )
+            self._admin = StubTreq(admin.app().resource())
+        return self._admin
 
     def stop(self) -> None:
         """End it; nothing may be left on the clock."""
@@ -187,7 +195,8 @@ class InMemoryServer:
         for _ in range(5):
             self.reactor.advance(0)
             self.client.flush()
-            self.admin.flush()
+            if self._admin:
+                self._admin.flush()
 
     def down(self, is_down: bool = True) -> None:
         """Take every store away, or give it back."""

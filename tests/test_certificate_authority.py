@@ -832,6 +832,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_crash_while_issuing(folder: Path) -> None:
     """Whatever was handed out is recorded, no key is half or readable, and the CA goes on."""
     steps = crash("node", "nN", "--dir", folder)
@@ -849,6 +850,7 @@ def test_a_crash_while_issuing(folder: Path) -> None:
         assert again.exit_code == 0 or "is there already" in again.output
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_crash_while_renewing(folder: Path) -> None:
     """A certificate with its key is always there, new or old, and the next renewal sets all right."""
@@ -872,6 +874,7 @@ def test_a_crash_while_renewing(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_crash_while_revoking_and_listing(folder: Path) -> None:
     """A certificate is revoked or it is not; the list is the old or the new; both commands work afterwards."""
     for number in range(1, 15):
@@ -887,6 +890,7 @@ def test_a_crash_while_revoking_and_listing(folder: Path) -> None:
     assert done("crl", "--dir", folder)["number"] > first["number"]
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_crash_while_making_a_ca(folder: Path) -> None:
     """There is a whole CA or there is none, and its key was never readable."""
@@ -920,6 +924,7 @@ BUSY = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_two_processes_at_once(tmp_path: Path) -> None:
     """All that is asked for is issued and recorded; a name that both ask for goes to one of them, with its own key."""
