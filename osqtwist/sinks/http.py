@@ -18,7 +18,8 @@ import attrs
 from OpenSSL import SSL
 from service_identity import VerificationError
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError, succeed
+from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.internet.threads import deferToThreadPool
@@ -26,6 +27,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from osqtwist.logevent import LogEvent
@@ -313,7 +315,7 @@ class HttpSink:
         try:
             response = await client.post(
                 self.profile.url,
-                data=body,
+                data=_Whole(body),
                 headers=Headers({name: [value] for name, value in headers.items()}),
                 allow_redirects=False,
                 unbuffered=True,
@@ -366,6 +368,37 @@ class HttpSink:
         if not all(is_plain(value) for value in authorization.values()):
             raise SinkUnavailable("the token has characters in it that cannot be sent")
         return token or password, authorization, VerifiedTLS(trust_of(settings.ca), credential_of(settings))
+
+
+@implementer(IBodyProducer)
+@attrs.frozen
+class _Whole:
+    """
+    A body that is written at once; it is in memory anyway.
+
+    Twisted's client loses sight of a failure if a request is cancelled while its body is being written.
+    """
+
+    _body: bytes
+
+    @property
+    def length(self) -> int:
+        """In bytes."""
+        return len(self._body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        """Write it."""
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Nothing is left to pause."""
+
+    def resumeProducing(self) -> None:
+        """Nor to resume."""
+
+    def stopProducing(self) -> None:
+        """Nor to stop."""
 
 
 class _Unanswered(Exception):
