@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtensionOID
 from OpenSSL import SSL, crypto
@@ -32,11 +32,16 @@ CHECK_INTERVAL = 2.0
 """Seconds between two looks at the files."""
 WARN_BEFORE_EXPIRY = 14 * 86400.0
 
-# What osqueryd offers (tls.h), with ChaCha20 for other clients; TLS 1.3 has its own.
+# What osqueryd offers (tls.h), with ChaCha20 for other clients.  AES-128 comes first: its hash, SHA-256, is the
+# cheaper one, and the handshake of TLS 1.3 is full of it.
 _CIPHERS = (
     b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
     b"ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
 )
+_CIPHERS_13 = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+# SSL_MODE_NO_AUTO_CHAIN (ssl.h), which pyOpenSSL has no name for: left to itself, OpenSSL makes up and verifies a chain
+# for the server's own certificate in each handshake, out of the store that is for nodes.
+_MODE_NO_AUTO_CHAIN = 0x8
 _VERIFY = {
     "required": SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
     "optional": SSL.VERIFY_PEER,
@@ -113,10 +118,11 @@ def load(files: TLSFiles, now: float) -> LoadedTLS:
     warnings = []
     if not_after - now < WARN_BEFORE_EXPIRY:
         warnings.append(f"--cert {files.cert} expires on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    authorities = _authorities(files.client_ca) if files.client_auth != "none" and files.client_ca else []
     context = _new_context()
     try:
         context.use_certificate(leaf)
-        for issuer in chain[1:]:
+        for issuer in chain[1:] or _intermediates(leaf, authorities):
             context.add_extra_chain_cert(issuer)
         context.use_privatekey(key)
     except (SSL.Error, ValueError, TypeError) as problem:
@@ -124,8 +130,7 @@ def load(files: TLSFiles, now: float) -> LoadedTLS:
         reason = problem.args[0][-1][-1] if isinstance(problem, SSL.Error) and any(problem.args) else problem
         raise UnusableCredential(f"--cert {files.cert} is refused by OpenSSL: {reason}") from None
     next_update = float("inf")
-    if files.client_auth != "none" and files.client_ca:
-        authorities = _authorities(files.client_ca)
+    if authorities:
         store = context.get_cert_store()
         if store is None:
             raise UnusableCredential("OpenSSL has no certificate store")
@@ -143,16 +148,37 @@ def load(files: TLSFiles, now: float) -> LoadedTLS:
     return LoadedTLS(context, not_after, next_update, tuple(warnings))
 
 
+def _intermediates(leaf: x509.Certificate, authorities: list[x509.Certificate]) -> list[x509.Certificate]:
+    """Who stands between the server's certificate and its root, if that is to be found among the CAs of nodes."""
+    found: list[x509.Certificate] = []
+    current = leaf
+    while issuer := next((each for each in authorities if each not in found and _is_issued_by(current, each)), None):
+        if issuer.issuer == issuer.subject:
+            break
+        found.append(issuer)
+        current = issuer
+    return found
+
+
+def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
 def _new_context() -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(
         SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE
     )
-    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS | _MODE_NO_AUTO_CHAIN)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_session_id(b"osqtwist")
     context.set_cipher_list(_CIPHERS)
+    context.set_tls13_ciphersuites(_CIPHERS_13)
     # HTTP/2 hides the peer's certificate from twisted.web, and osqueryd does not speak it.
     context.set_alpn_select_callback(_choose_http1)
     return context

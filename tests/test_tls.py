@@ -25,7 +25,7 @@ from osqtwist.identity import IdentityCache, IdentityRule, UnidentifiedCertifica
 from osqtwist.pki import Authority
 from osqtwist.tls import CredentialWatch, LoadedTLS, PeerIdentities, ReloadingServerTLS, TLSFiles, UnusableCredential
 from osqtwist.tlsport import listen
-from tests.certificates import DAY, TestPKI
+from tests.certificates import DAY, TestPKI, plain_authority
 
 REFUSED = "refused"
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -423,3 +423,34 @@ async def test_a_chain_with_an_intermediate_is_sent(tmp_path: Path, serve: Calla
     own.path("server.pem").write_bytes(chain)
     server = serve(files(own))
     assert await server.call(ask(context(own, "good"))) == "node-1"
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest_twisted.ensureDeferred
+async def test_what_is_between_certificate_and_root_is_found(
+    tmp_path: Path, serve: Callable[..., Served], depth: int
+) -> None:
+    """--cert without its chain will do where --client-ca has it; the root is for clients to have."""
+    own = TestPKI.mint(tmp_path)
+    authorities = [plain_authority("root")]
+    for number in range(depth):
+        authorities.append(plain_authority(f"intermediate {number}", by=authorities[-1]))
+    own.write("server", authorities[-1].issue("localhost", "server", dns=["localhost"]))
+    own.path("root.pem").write_bytes(authorities[0].credential.certificate_pem)
+    every = [own.authority, *authorities]
+    own.path("cas.pem").write_bytes(b"".join(each.credential.certificate_pem for each in every))
+    server = serve(files(own, client_ca=own.path("cas.pem"), client_crl=None))
+    found = ssl.create_default_context(cafile=str(own.path("root.pem")))
+    found.load_cert_chain(*own.files_of("good"))
+    assert await server.call(ask(found)) == "node-1"
+
+    def client(port: int) -> int:
+        with socket.create_connection(("127.0.0.1", port), 5) as raw:
+            raw.settimeout(None)
+            connection = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), raw)
+            connection.set_connect_state()
+            connection.do_handshake()
+            return len(connection.get_peer_cert_chain() or [])
+
+    optional = serve(files(own, client_ca=own.path("cas.pem"), client_crl=None, client_auth="optional"))
+    assert await optional.call(client) == 1 + depth
