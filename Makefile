@@ -38,7 +38,8 @@ lint: $(VENV)/test.stamp  ## ruff and mypy
 	$(BIN)/ruff check osqtwist twisted tests bench
 	$(BIN)/mypy
 
-bench: $(VENV)/test.stamp  ## CPU per connection and request, beside nginx and http.server
+bench: $(VENV)/test.stamp  ## CPU per connection and request, beside nginx, http.server, aiohttp and Go
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m bench
 
 crashtest: $(VENV)/test.stamp  ## Kill everything for SECONDS at each durability, and count what was lost (SECONDS=600: long)

@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from bench import logmemory, logs, servers
+from bench import logmemory, logs, others, servers
 from bench.servers import Certificates, Measured
 
 ROUTES = ("enroll", "config", "log", "distributed_read")
@@ -67,6 +67,10 @@ class Bench:
             plain = [stack.enter_context(servers.http_server(folder / "h", certificates))]
             if servers.nginx_program():
                 plain.append(stack.enter_context(servers.nginx(folder / "n", certificates)))
+            if others.has_aiohttp():
+                plain.append(stack.enter_context(others.aiohttp_server(folder / "a", certificates)))
+            if others.go_program():
+                plain.append(stack.enter_context(others.go_server(folder / "g", certificates)))
             etag = self.etag_of(ours, certificates)
             for version in VERSIONS:
                 cases = [(ours, route, *_request(route, etag)) for route in ROUTES]
@@ -161,10 +165,9 @@ def connections(folder: Path, arguments: argparse.Namespace) -> Report:
         place = folder / kind
         place.mkdir()
         bench.measure(place, kind)
-    nginx = f"; {servers.nginx_version()}" if servers.nginx_program() else ""
-    return Report(
-        table(bench.rows), bench.rows, f"{bench.count} connections a measurement, median of {bench.rounds}{nginx}"
-    )
+    versions = [servers.nginx_version()] if servers.nginx_program() else []
+    said = [f"{bench.count} connections a measurement, median of {bench.rounds}", *versions, *others.versions()]
+    return Report(table(bench.rows), bench.rows, "; ".join(said))
 
 
 def log_lines(folder: Path, arguments: argparse.Namespace) -> Report:

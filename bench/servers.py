@@ -74,12 +74,14 @@ def children_of(pid: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the process serves the port."""
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError):
@@ -90,7 +92,8 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _running(words: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(words: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, ended in the end; what it prints goes to ``out`` in the folder."""
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(words, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
     try:
@@ -120,19 +123,19 @@ def osqtwist(
     :param ready: what its log says when it can be measured.
     """
     folder.mkdir(exist_ok=True)
-    port = _free_port()
+    port = free_port()
     (folder / "secret").write_text("bench-secret\n")
     words = [str(BIN / "twistd"), "-n", "--pidfile=", "osqtwist", "--port", f"ssl:{port}:interface=127.0.0.1"]
     words += ["--cert", certificates.path("server.pem"), "--key", certificates.path("server.key")]
     words += ["--client-ca", certificates.path("ca.pem"), "--client-auth", "required", "--hold", "0"]
     words += ["--enroll-secret-path", "secret", "--request-log", "yes" if request_log else "no", *options]
-    with _running(words, folder) as process:
+    with running(words, folder) as process:
         deadline = time.monotonic() + 20
         while ready not in (said := (folder / "out").read_text("utf-8", "replace")):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"osqtwist did not start:\n{said[-2000:]}")
             time.sleep(0.1)
-        _wait_for(port, process)
+        wait_for(port, process)
         yield Measured("osqtwist", port, [process.pid], children_of(process.pid))
 
 
@@ -169,10 +172,10 @@ server.serve_forever()
 def http_server(folder: Path, certificates: Certificates) -> Iterator[Measured]:
     """The shape of osquery's reference server: the standard library's, one thread, a fixed answer."""
     folder.mkdir()
-    port = _free_port()
+    port = free_port()
     files = [certificates.path(name) for name in ("server.pem", "server.key", "ca.pem")]
-    with _running([sys.executable, "-c", _REFERENCE, str(port), *files], folder) as process:
-        _wait_for(port, process)
+    with running([sys.executable, "-c", _REFERENCE, str(port), *files], folder) as process:
+        wait_for(port, process)
         yield Measured("http.server", port, [process.pid])
 
 
@@ -221,10 +224,10 @@ def nginx_version() -> str:
 def nginx(folder: Path, certificates: Certificates) -> Iterator[Measured]:
     """The practical floor: nginx with client verification and a fixed answer."""
     folder.mkdir()
-    port = _free_port()
+    port = free_port()
     configuration = folder / "nginx.conf"
     files = {name: certificates.path(f"{name}.pem") for name in ("server", "ca")}
     configuration.write_text(_NGINX.format(folder=folder, port=port, key=certificates.path("server.key"), **files))
-    with _running([nginx_program(), "-c", str(configuration), "-p", str(folder)], folder) as process:
-        _wait_for(port, process)
+    with running([nginx_program(), "-c", str(configuration), "-p", str(folder)], folder) as process:
+        wait_for(port, process)
         yield Measured("nginx", port, [process.pid, *children_of(process.pid)])
