@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 from zope.interface import Attribute, Interface
 
+from osqtwist.auditentry import AuditEntry
 from osqtwist.carve import CarveSession
 from osqtwist.node import Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, QueryProgress, QueryResult, Taken
@@ -197,6 +198,19 @@ class ISignals(Interface):
         """
 
 
+class IAuditStore(Interface):
+    """What operators did, in order; nothing in it is ever changed."""
+
+    async def append(entry: AuditEntry) -> AuditEntry:
+        """Keep an entry behind all others; answers with it as it stands there: its number and its hashes."""
+
+    async def read(start: int, count: int) -> list[AuditEntry]:
+        """Entries from this number on."""
+
+    async def length() -> int:
+        """How many there are."""
+
+
 class IStores(Interface):
     """All stores of one server, with one life."""
 
@@ -205,6 +219,7 @@ class IStores(Interface):
     logs = Attribute("an osqtwist.loginterfaces.ILogBuffer")
     sinks = Attribute("an osqtwist.loginterfaces.ISinkQueues")
     carves = Attribute("an ICarveStore")
+    audit = Attribute("an IAuditStore")
     signals = Attribute("an ISignals")
 
     async def ready() -> None:

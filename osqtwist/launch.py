@@ -24,6 +24,7 @@ from twisted.logger import Logger
 
 from osqtwist.announcement import SAMPLE_CONFIG, announce, node_files
 from osqtwist.assembly import Parts, assemble, node_site
+from osqtwist.audittrail import AuditTrail
 from osqtwist.configuration import ConfigFolder
 from osqtwist.delivering import Instructions, child_words, delivery_service
 from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
@@ -236,6 +237,7 @@ def _admin(
         LogView(reactor, stores),
         sinks,
         api.carves,
+        AuditTrail(reactor, stores),
         summed,
         front if isinstance(front, Workers) else None,
         flags,

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import directlyProvides, providedBy
 
 from osqtwist.assembly import assemble
+from osqtwist.audittrail import AuditTrail
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
 from osqtwist.figures import SummedFigures
@@ -130,7 +131,7 @@ class InMemoryServer:
         self.certificate: str | None = None
         self.stores = MemoryStores(self.reactor, Budgets(live=1_000_000))
         self.outages = {}
-        for name in ("nodes", "queries", "logs", "sinks", "carves"):
+        for name in ("nodes", "queries", "logs", "sinks", "carves", "audit"):
             self.outages[name] = Outage(getattr(self.stores, name))
             setattr(self.stores, name, self.outages[name])
         self.metrics = Metrics()
@@ -176,6 +177,7 @@ class InMemoryServer:
                 LogView(self.reactor, self.stores),
                 self.sinks,
                 self.parts.api.carves,
+                AuditTrail(self.reactor, self.stores),
                 self.figures,
                 None,
                 lambda: "--flag\n",

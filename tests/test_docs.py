@@ -85,7 +85,7 @@ def test_every_admin_route_is_in_the_manual() -> None:
     listed = re.findall(r"^(GET|POST) +(\S+) ", admin.__doc__ or "", re.M)
     table = [(row[0], row[1].strip("`")) for row in cells(DOCS["api.md"]) if row[0] in ("GET", "POST")]
     assert table == listed
-    app = admin.AdminAPI(None, None, None, None, None, None, None, str).app()  # type: ignore[arg-type]
+    app = admin.AdminAPI(None, None, None, None, None, None, None, None, str).app()  # type: ignore[arg-type]
     served = {
         (method, re.sub(r"<(?:path:)?(\w+?)(?:_id)?>", lambda found: found[1].upper(), rule.rule))
         for rule in app.url_map.iter_rules()

@@ -16,6 +16,7 @@ LAYERS: list[tuple[str, set[str]]] = [
         "domain",
         {
             "osqtwist",
+            "auditentry",
             "carve",
             "confcheck",
             "emptydatabase",
@@ -43,6 +44,7 @@ LAYERS: list[tuple[str, set[str]]] = [
         "services",
         {
             "admission",
+            "audittrail",
             "authentication",
             "carves",
             "configuration",

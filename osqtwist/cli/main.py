@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from osqtwist import __version__
+from osqtwist.cli.audit import audit
 from osqtwist.cli.console import Operator
 from osqtwist.cli.files import carve, config, log
 from osqtwist.cli.fleet import node, query, status
@@ -34,5 +35,5 @@ def main(context: click.Context, socket_path: Path | None, state: str, as_json: 
     context.obj = Operator(socket=socket_path or Path(state) / "admin.sock", as_json=as_json)
 
 
-for command in (status, node, query, log, sink, carve, worker, config, pki, flags, simulate, reference):
+for command in (status, node, query, log, sink, carve, audit, worker, config, pki, flags, simulate, reference):
     main.add_command(command)

@@ -13,9 +13,11 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from osqtwist.auditentry import NO_ENTRY, AuditEntry
 from osqtwist.carve import CarveSession
 from osqtwist.interfaces import (
     CarveProgress,
+    IAuditStore,
     ICarveStore,
     INodeStore,
     IQueryStore,
@@ -318,6 +320,29 @@ class MemorySignals:
             look(payload)
 
 
+@implementer(IAuditStore)
+@attrs.define
+class MemoryAuditStore:
+    """Entries in a list."""
+
+    _entries: list[AuditEntry] = attrs.field(factory=list, init=False)
+
+    async def append(self, entry: AuditEntry) -> AuditEntry:
+        """See :class:`osqtwist.interfaces.IAuditStore`."""
+        last = self._entries[-1].hash if self._entries else NO_ENTRY
+        placed = entry.chained(len(self._entries) + 1, last)
+        self._entries.append(placed)
+        return placed
+
+    async def read(self, start: int, count: int) -> list[AuditEntry]:
+        """See :class:`osqtwist.interfaces.IAuditStore`."""
+        return self._entries[start - 1 : start - 1 + count]
+
+    async def length(self) -> int:
+        """See :class:`osqtwist.interfaces.IAuditStore`."""
+        return len(self._entries)
+
+
 @implementer(IStores)
 class MemoryStores:
     """All of them, with one life."""
@@ -329,6 +354,7 @@ class MemoryStores:
         self.logs = MemoryLogBuffer(self.signals, budgets)
         self.sinks = MemorySinkQueues(clock, self.logs, self.signals, budgets.dead)
         self.carves = MemoryCarveStore()
+        self.audit = MemoryAuditStore()
 
     async def ready(self) -> None:
         """See :class:`osqtwist.interfaces.IStores`."""

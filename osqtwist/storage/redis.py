@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.loginterfaces import Budgets
+from osqtwist.storage.redis_audit import RedisAuditStore
 from osqtwist.storage.redis_carves import RedisCarveStore
 from osqtwist.storage.redis_connection import Login, NextEndpoint, RedisConnection
 from osqtwist.storage.redis_durability import Durability, waiting_command
@@ -62,6 +63,7 @@ class RedisStores:
         )
         self.sinks = RedisSinkQueues(self._redis, prefix, self.signals.channel("sinks"), budgets.dead)
         self.carves = RedisCarveStore(self._redis, prefix)
+        self.audit = RedisAuditStore(self._redis, f"{prefix}audit")
         self._is_open = False
         self._ready_within = ready_within
 

@@ -31,6 +31,9 @@ POST /api/v1/sinks/SINK/replay        deliver again: ``{"since": TIME}``, ``{"af
 POST /api/v1/sinks/SINK/forget        delete its cursor; the buffer keeps nothing for it any more
 GET  /api/v1/workers                  worker processes and what they do
 POST /api/v1/workers/replace          replace them one by one, refusing no connection
+GET  /api/v1/audit                    what operators did, newest first; ``limit``
+GET  /api/v1/audit/all                all of it, oldest first (NDJSON)
+GET  /api/v1/audit/verify             whether each entry follows from the one before
 GET  /api/v1/carves                   carves, newest first
 GET  /api/v1/carves/CARVE/file        the bytes of a complete carve
 ====================================  ====================================================================
@@ -53,6 +56,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException
 
+from osqtwist.audittrail import AuditTrail
 from osqtwist.carves import Carves
 from osqtwist.figures import SummedFigures
 from osqtwist.interfaces import NoSuchThing, StoreFull, StoreUnavailable
@@ -61,7 +65,7 @@ from osqtwist.livequery import BadQuery, LiveQueries, refuse_bad_sql
 from osqtwist.logview import LogView
 from osqtwist.sinkview import SinkView
 from osqtwist.targeting import BadTarget, Target
-from osqtwist.web.asking import begin_lines, json_of, number_of, text_of, write_line
+from osqtwist.web.asking import action_of, actor_of, begin_lines, body_of, json_of, number_of, text_of, write_line
 from osqtwist.web.sinks import SinkRoutes
 from osqtwist.web.workers import NotReplaced, WorkerCrew, WorkerRoutes
 from osqtwist.wire import MalformedRequest
@@ -109,6 +113,7 @@ class AdminAPI:
     log_view: LogView
     sinks: SinkView
     carve_files: Carves
+    trail: AuditTrail
     figures: SummedFigures
     crew: WorkerCrew | None
     flags: Callable[[], str]
@@ -134,6 +139,9 @@ class AdminAPI:
             ("/api/v1/logs/dead", self.dead_letters),
             ("/api/v1/sinks", sinks.sinks),
             ("/api/v1/sinks/<sink>/dead", sinks.sink_dead_letters),
+            ("/api/v1/audit", self.audit_entries),
+            ("/api/v1/audit/all", self.whole_audit),
+            ("/api/v1/audit/verify", self.verify_audit),
             ("/api/v1/workers", workers.workers),
             ("/api/v1/carves", self.carves),
             ("/api/v1/carves/<carve_id>/file", self.carve_file),
@@ -155,7 +163,7 @@ class AdminAPI:
         )
         for method, table in (("GET", get), ("POST", post)):
             for path, work in table:
-                endpoint = self._endpoint(work)
+                endpoint = self._endpoint(work, is_change=method == "POST")
                 endpoint.__name__ = f"{method}_{work.__name__}"
                 app.route(path, methods=[method])(endpoint)
         app.handle_errors(HTTPException)(self._refuse_route)
@@ -290,14 +298,32 @@ class AdminAPI:
             request.setHeader(b"X-Carve-File-Name", path.name.encode())
             await FileSender().beginFileTransfer(file, request)
 
-    def _endpoint(self, work: Callable[..., Awaitable[Any]]) -> Callable[..., Deferred[Any]]:
+    async def audit_entries(self, request: Request) -> Any:
+        """What operators did."""
+        return {"entries": await self.trail.newest(min(number_of(request, "limit", 100), _MAX_PAGE))}
+
+    async def whole_audit(self, request: Request) -> None:
+        """All of it."""
+        begin_lines(request)
+        await self.trail.all(lambda line: write_line(request, line))
+
+    async def verify_audit(self, request: Request) -> Any:
+        """Whether it is whole."""
+        return await self.trail.verify()
+
+    def _endpoint(self, work: Callable[..., Awaitable[Any]], is_change: bool) -> Callable[..., Deferred[Any]]:
         async def answer(request: Request, **names: str) -> Any:
             request.setHeader(b"Server", b"osqtwist")
             try:
+                if is_change:
+                    await self.trail.begun(actor_of(request), action_of(request), body_of(request))
                 result = await work(request, **names)
             except CancelledError:
                 raise
             except Exception as problem:
+                if is_change:
+                    with contextlib.suppress(StoreUnavailable, StoreFull):
+                        await self.trail.refused(actor_of(request), action_of(request), str(problem))
                 return self._refuse(request, problem)
             if result is None or isinstance(result, bytes):
                 return result or b""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pwd
+import socket
+import struct
 from typing import Any
 
 import msgspec
@@ -21,6 +24,30 @@ def json_of(request: Request, kind: Any) -> Any:
         return msgspec.json.decode(content.read() or b"{}", type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as problem:
         raise MalformedRequest(f"the body is not as it should be: {problem}") from None
+
+
+def actor_of(request: Request) -> str:
+    """Who asks: the name of the user whose process is at the other end of the socket."""
+    peer = getattr(request.transport, "socket", None)
+    if peer is None or peer.family != socket.AF_UNIX:
+        return ""
+    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def action_of(request: Request) -> str:
+    """What is asked: method and path."""
+    return f"{request.method.decode('ascii', 'replace')} {request.path.decode('ascii', 'replace')}"
+
+
+def body_of(request: Request) -> str:
+    """The body as text; it is still there to be read."""
+    content: Any = request.content
+    text: str = content.getvalue().decode("utf-8", "replace")
+    return text
 
 
 def text_of(request: Request, name: str, default: str) -> str:

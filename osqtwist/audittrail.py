@@ -1,0 +1,71 @@
+"""The audit trail, for people: written before something is done, looked through, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+
+from osqtwist.auditentry import NO_ENTRY, AuditEntry, first_break
+from osqtwist.interfaces import IStores
+
+_AT_ONCE = 500
+_MOST_DETAIL = 2000
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+@attrs.frozen
+class AuditTrail:
+    """What operators did, or tried to."""
+
+    clock: IReactorTime
+    stores: IStores
+
+    async def begun(self, actor: str, action: str, detail: str) -> None:
+        """
+        Note that somebody does something; before it is done, so that nothing is done that is not noted.
+
+        :raise StoreUnavailable: it is not noted, and so must not be done.
+        """
+        await self._append(actor, action, detail, "begun")
+
+    async def refused(self, actor: str, action: str, why: str) -> None:
+        """Note that it was not done after all, or could not be understood."""
+        await self._append(actor, action, "", f"refused: {why}")
+
+    async def newest(self, count: int) -> list[dict[str, Any]]:
+        """The newest entries, the newest first."""
+        length = await self.stores.audit.length()
+        entries = await self.stores.audit.read(max(1, length - count + 1), count)
+        return [msgspec.to_builtins(entry) for entry in reversed(entries)]
+
+    async def all(self, emit: Emit) -> None:
+        """Hand on every entry, the oldest first."""
+        start = 1
+        while entries := await self.stores.audit.read(start, _AT_ONCE):
+            for entry in entries:
+                emit(msgspec.to_builtins(entry))
+            start += len(entries)
+
+    async def verify(self) -> dict[str, Any]:
+        """Look whether each entry follows from the one before; ``broken_at`` is the first that does not."""
+        start, previous, broken = 1, NO_ENTRY, 0
+        while not broken and (entries := await self.stores.audit.read(start, _AT_ONCE)):
+            broken = first_break(entries, previous, start - 1)
+            start, previous = start + len(entries), entries[-1].hash
+        return {"entries": start - 1, "newest_hash": previous, "whole": not broken, "broken_at": broken or None}
+
+    async def _append(self, actor: str, action: str, detail: str, outcome: str) -> None:
+        entry = AuditEntry(
+            number=0,
+            at=self.clock.seconds(),
+            actor=actor,
+            action=action,
+            detail=detail[:_MOST_DETAIL],
+            outcome=outcome[:_MOST_DETAIL],
+        )
+        await self.stores.audit.append(entry)
