@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from OpenSSL import SSL
@@ -110,6 +110,10 @@ class TLSConnection(tcp.Server):
         if sent < len(view):
             super().startWriting()
         return sent
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        """Write several things as one: a head of HTTP comes in twenty pieces."""
+        self.write(b"".join(iovec))
 
     def loseConnection(self) -> None:
         """Send what there is to send, then the alert, and close."""
