@@ -169,10 +169,8 @@ class Scene:
         descriptors: tuple[int, ...] = ()
         if self.inherited:
             # systemd's convention: descriptors from 3 on, and the pid of the process that they are for.
-            words = ["sh", "-c", 'exec 3<&"$1"; shift; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"', "sh"] + [
-                str(self.inherited.fileno()),
-                *words,
-            ]
+            script = 'exec 3<&"$1"; shift; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+            words = ["sh", "-c", script, "sh", str(self.inherited.fileno()), *words]
             descriptors = (self.inherited.fileno(),)
         out = self.folder / "out"
         with out.open("ab") as file:
