@@ -17,16 +17,16 @@ from bench.scene import Scene, resident, scene
 _HOLD = "1800"
 
 
-def measure(stage: Scene, nodes: int, rate: float, tls: str) -> dict[str, Any]:
+def measure(stage: Scene, nodes: int, rate: float, tls: str, groups: str) -> dict[str, Any]:
     """Hold so many reads, and see what the memory of the processes that serve nodes does."""
     # A few reads first, so that what is only made once is there already.
-    warm = stage.fleet(50, "read=0.01", seconds=2, over=0, budget=_HOLD, first=10_000_000, **_tls(tls))
+    warm = stage.fleet(50, "read=0.01", seconds=2, over=0, budget=_HOLD, first=10_000_000, **_tls(tls, groups))
     warm.wait()
     time.sleep(1)
     pids = stage.node_pids()
     before = {pid: resident(pid) for pid in pids}
     cpu_before = stage.cpu()
-    fleet = stage.fleet(nodes, "read=1", over=nodes / rate, budget=_HOLD, **_tls(tls))
+    fleet = stage.fleet(nodes, "read=1", over=nodes / rate, budget=_HOLD, **_tls(tls, groups))
     try:
         held = fleet.until(lambda line: line["waiting"].get("read", 0) >= nodes, within=nodes / rate + 90)
         cpu_after = stage.cpu()
@@ -38,6 +38,7 @@ def measure(stage: Scene, nodes: int, rate: float, tls: str) -> dict[str, Any]:
         own = resident(fleet.pid)
         return {
             "tls": tls or "any",
+            "groups": groups or "any",
             "held": nodes,
             "seconds": held["at"],
             "kB_each": round(sum(after[pid] - before[pid] for pid in pids) / nodes / 1000, 2),
@@ -52,8 +53,8 @@ def measure(stage: Scene, nodes: int, rate: float, tls: str) -> dict[str, Any]:
         fleet.kill()
 
 
-def _tls(version: str) -> dict[str, str]:
-    return {"tls": version} if version else {}
+def _tls(version: str, groups: str) -> dict[str, str]:
+    return ({"tls": version} if version else {}) | ({"groups": groups} if groups else {})
 
 
 def main() -> None:
@@ -63,9 +64,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=350.0, help="connections a second while they come")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--tls", default="", choices=["", "1.2", "1.3"])
+    parser.add_argument("--groups", default="", help="of the key exchange that nodes offer, such as X25519:P-256")
     arguments = parser.parse_args()
     with scene("--hold", _HOLD, "--workers", str(arguments.workers), uncapped=True) as stage:
-        print(json.dumps(measure(stage, arguments.nodes, arguments.rate, arguments.tls)))
+        print(json.dumps(measure(stage, arguments.nodes, arguments.rate, arguments.tls, arguments.groups)))
 
 
 if __name__ == "__main__":

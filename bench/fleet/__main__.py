@@ -92,7 +92,7 @@ def _drive(arguments: argparse.Namespace, loop: Loop, figures: Figures, nodes: l
 
 
 def _nodes(arguments: argparse.Namespace, loop: Loop, figures: Figures, does: Behavior) -> list[Node]:
-    contexts = certificates.Contexts(arguments.tls, arguments.verify)
+    contexts = certificates.Contexts(arguments.tls, arguments.verify, arguments.groups)
     numbers = range(arguments.first, arguments.first + arguments.nodes)
     if arguments.certificates:
         made = [contexts.make(*pair) for pair in certificates.read(Path(arguments.certificates))]
@@ -123,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=30.0, help="how long; 0: until SIGTERM")
     add("--over", type=float, default=5.0, help="seconds over which the nodes begin; 0: all at once")
     add("--tls", default="", choices=["", "1.2", "1.3"])
+    add("--groups", default="", help="of the key exchange, such as X25519:P-256; by default what OpenSSL offers")
     add("--verify", default="", help="a CA file to verify the server with")
     add("--budget", type=float, default=BUDGET, help="seconds for a request in all")
     add("--no-resend", action="store_true", help="do not repeat a request at once when its connection breaks")

@@ -21,11 +21,14 @@ class Contexts:
     Makes the TLS contexts of nodes.
 
     :param version: ``1.2`` or ``1.3``, or nothing for what comes of it.
+    :param groups: of the key exchange, such as ``X25519:P-256``.  OpenSSL offers ML-KEM first from 3.5 on, and so do
+        nodes with osquery's newest releases; those with older ones begin with X25519.
     :param trusted: a CA file to verify the server with; without it the server is not verified, which it cannot see
         and which leaves more of the machine to it.
     """
 
-    def __init__(self, version: str = "", trusted: str = "") -> None:
+    def __init__(self, version: str = "", trusted: str = "", groups: str = "") -> None:
+        self._groups = groups
         self._version = VERSIONS.get(version)
         self._trusted = trusted
 
@@ -35,6 +38,9 @@ class Contexts:
         if self._version:
             context.set_min_proto_version(self._version)
             context.set_max_proto_version(self._version)
+        if self._groups and not SSL._lib.SSL_CTX_set1_curves_list(context._context, self._groups.encode()):
+            # pyOpenSSL has no method for it.
+            raise SystemExit(f"--groups {self._groups}: OpenSSL does not know all of them")
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         if self._trusted:
