@@ -20,13 +20,13 @@ _HOLD = "1800"
 def measure(stage: Scene, nodes: int, rate: float, tls: str, groups: str) -> dict[str, Any]:
     """Hold so many reads, and see what the memory of the processes that serve nodes does."""
     # A few reads first, so that what is only made once is there already.
-    warm = stage.fleet(50, "read=0.01", seconds=2, over=0, budget=_HOLD, first=10_000_000, **_tls(tls, groups))
+    warm = stage.fleet(50, "read=0.01", seconds=2, over=0, read_patience=_HOLD, first=10_000_000, **_tls(tls, groups))
     warm.wait()
     time.sleep(1)
     pids = stage.node_pids()
     before = {pid: resident(pid) for pid in pids}
     cpu_before = stage.cpu()
-    fleet = stage.fleet(nodes, "read=1", over=nodes / rate, budget=_HOLD, **_tls(tls, groups))
+    fleet = stage.fleet(nodes, "read=1", over=nodes / rate, read_patience=_HOLD, **_tls(tls, groups))
     try:
         held = fleet.until(lambda line: line["waiting"].get("read", 0) >= nodes, within=nodes / rate + 90)
         cpu_after = stage.cpu()

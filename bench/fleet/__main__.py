@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from bench.fleet import certificates
 from bench.fleet.exchange import BUDGET, Loop, Target
 from bench.fleet.figures import Figures
-from bench.fleet.node import PATHS, Behavior, Node
+from bench.fleet.node import PATHS, READ, Behavior, Node
 
 _MOST_FILES = 1_048_576
 
@@ -38,6 +38,8 @@ def main() -> None:
     if wrong := (set(pauses) | set(paths)) - set(PATHS):
         raise SystemExit(f"{sorted(wrong)[0]!r} is not one of {', '.join(PATHS)}")
     loop = Loop(target, arguments.budget, not arguments.no_resend)
+    if arguments.read_patience:
+        loop.patience[READ] = arguments.read_patience
     figures = Figures(loop, bool(arguments.samples))
     with contextlib.ExitStack() as stack:
         acknowledged = None
@@ -126,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--groups", default="", help="of the key exchange, such as X25519:P-256; by default what OpenSSL offers")
     add("--verify", default="", help="a CA file to verify the server with")
     add("--budget", type=float, default=BUDGET, help="seconds for a request in all")
+    add("--read-patience", type=float, default=0.0, help="seconds for a read in all, if it was sent within the budget")
     add("--no-resend", action="store_true", help="do not repeat a request at once when its connection breaks")
     add("--no-etag", action="store_true", help="config requests without an etag, as of older clients")
     add("--log-bytes", type=int, default=2048)

@@ -174,9 +174,15 @@ class Exchange:
             self._connect()
 
     def _time_is_up(self) -> None:
-        if not self.is_over:
-            self.problem = f"{_PHASES[self._phase]}: {TIMEOUT}"
-            self._end()
+        if self.is_over:
+            return
+        until = self._loop.patience.get(self.kind, 0.0) + self.started
+        if self._phase == _AWAITING and until > self.deadline:
+            self.deadline = until
+            self._loop.at(until, self._time_is_up)
+            return
+        self.problem = f"{_PHASES[self._phase]}: {TIMEOUT}"
+        self._end()
 
     def _end(self) -> None:
         self._let_go()
@@ -198,6 +204,7 @@ class Loop:
     """
     Drives exchanges and calls things at their time.
 
+    :ivar patience: seconds that the answer of a kind of request may take in all, if it was sent within the budget.
     :ivar waiting: for each kind of request how many are sent and not answered.
     """
 
@@ -206,6 +213,7 @@ class Loop:
         self.server_name = target.host.encode("idna")
         self.budget = budget
         self.resends = resends
+        self.patience: dict[str, float] = {}
         self.connections = self.resent = 0
         self.waiting: dict[str, int] = {}
         self.now = time.monotonic
