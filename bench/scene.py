@@ -72,7 +72,7 @@ class Fleet:
         self.scene = scene
         self.lines: list[dict[str, Any]] = []
         self.report: dict[str, Any] = {}
-        self._news: queue.Queue[str | None] = queue.Queue()
+        self._news: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.fleet", *words], stdout=subprocess.PIPE, text=True
         )
@@ -85,20 +85,21 @@ class Fleet:
 
     def _listen(self) -> None:
         for line in self._process.stdout or ():
-            self._news.put(line)
+            said = json.loads(line)
+            # Here, at once: whoever waits for news may be late.
+            if "report" not in said:
+                said["server_cpu"], said["store_cpu"] = self.scene.cpu(), self.scene.store_cpu()
+            self._news.put(said)
         self._news.put(None)
 
     def news(self, within: float = 60.0) -> dict[str, Any] | None:
         """The next line of progress, or nothing once it has ended."""
-        line = self._news.get(timeout=within)
-        if line is None:
+        said = self._news.get(timeout=within)
+        if said is None:
             return None
-        said: dict[str, Any] = json.loads(line)
         if "report" in said:
             self.report = said["report"]
             return self.news(within)
-        said["server_cpu"] = self.scene.cpu()
-        said["store_cpu"] = self.scene.store_cpu()
         self.lines.append(said)
         return said
 
@@ -169,8 +170,8 @@ class Scene:
         descriptors: tuple[int, ...] = ()
         if self.inherited:
             # systemd's convention: descriptors from 3 on, and the pid of the process that they are for.
-            script = 'exec 3<&"$1"; shift; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
-            words = ["sh", "-c", script, "sh", str(self.inherited.fileno()), *words]
+            script = 'exec 3<&"$1"; shift; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"'
+            words = ["bash", "-c", script, "bash", str(self.inherited.fileno()), *words]
             descriptors = (self.inherited.fileno(),)
         out = self.folder / "out"
         with out.open("ab") as file:
