@@ -170,7 +170,7 @@ class Scene:
         descriptors: tuple[int, ...] = ()
         if self.inherited:
             # systemd's convention: descriptors from 3 on, and the pid of the process that they are for.
-            script = 'exec 3<&"$1"; shift; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"'
+            script = 'exec 3<&"$1"; shift; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=nodes; exec "$@"'
             words = ["bash", "-c", script, "bash", str(self.inherited.fileno()), *words]
             descriptors = (self.inherited.fileno(),)
         out = self.folder / "out"
