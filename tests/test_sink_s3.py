@@ -419,12 +419,12 @@ async def test_a_failure_half_way_keeps_what_is_there(server: Server) -> None:
 async def test_a_server_that_hangs_costs_the_timeout(server: Server) -> None:
     """A delivery ends in time, and so does one that waits for its thread."""
     server.answers.replies = [Reply(0), Reply(200)]
-    sink = server.make(timeout=0.5)
+    sink = server.make(timeout=2.0)
     await sink.open()
     began = time.monotonic()
     with pytest.raises(SinkUnavailable, match="no answer in"):
         await sink.deliver(some_events(1))
-    assert 0.4 < time.monotonic() - began < 1.5
+    assert 1.9 < time.monotonic() - began < 4
     await pause(0.1)
     assert await sink.deliver(some_events(1)) == Outcome()
     await sink.close()
@@ -466,7 +466,7 @@ async def test_the_reactor_goes_on(server: Server) -> None:
 async def test_closing_while_a_put_is_under_way_leaves_nothing(server: Server) -> None:
     """The thread lets go of the client when it is done."""
     server.answers.replies = [Reply(0)]
-    sink = server.make(timeout=0.5)
+    sink = server.make(timeout=2.0)
     await sink.open()
     under_way = Deferred.fromCoroutine(sink.deliver(some_events(2)))
     under_way.addErrback(lambda failure: None)
