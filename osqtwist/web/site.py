@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from twisted.internet.interfaces import IHandshakeListener, IReactorTime, ISSLTransport
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime, ISSLTransport
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, HTTPChannel, datetimeToString
 from twisted.web.resource import IResource
@@ -20,7 +20,6 @@ from twisted.web.server import Request, Site
 from zope.interface import implementer
 
 from osqtwist.metrics import Metrics
-from osqtwist.web.deadline import Deadline
 from osqtwist.web.request import Endpoint, NodeRequest
 from osqtwist.wire import refusal
 
@@ -60,7 +59,7 @@ class NodeChannel(HTTPChannel):
     transport: Any
     accepted_at = 0.0
     _phase = "handshake"
-    _deadline: Deadline
+    _deadline: IDelayedCall | None = None
     _is_discarding = False
     _has_shaken_hands = False
 
@@ -68,7 +67,6 @@ class NodeChannel(HTTPChannel):
         """Accept; the first deadline runs from here, before any handshake."""
         super().connectionMade()
         self.accepted_at = self.site.reactor.seconds()
-        self._deadline = Deadline(self.site.reactor, self._give_up)
         self.site.metrics.connections.inc()
         self.site.metrics.connections_total.inc()
         self.site.channels[self] = None
@@ -111,7 +109,7 @@ class NodeChannel(HTTPChannel):
         """Hand the request over; how long it is handled is not this deadline's business."""
         if self._is_discarding:
             return
-        self._deadline.lift()
+        self._expect_nothing()
         super().allContentReceived()
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
@@ -134,7 +132,7 @@ class NodeChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Let go."""
-        self._deadline.end()
+        self._expect_nothing()
         self.site.channels.pop(self, None)
         self.site.metrics.connections.dec()
         if not self._has_shaken_hands:
@@ -183,12 +181,19 @@ class NodeChannel(HTTPChannel):
             super()._send100Continue()
 
     def _expect(self, phase: str, seconds: float) -> None:
+        self._expect_nothing()
         self._phase = phase
         counts_from_acceptance = phase in ("handshake", "headers", "body")
-        began = self.accepted_at if counts_from_acceptance else self.site.reactor.seconds()
-        self._deadline.set(began + seconds)
+        elapsed = self.site.reactor.seconds() - self.accepted_at if counts_from_acceptance else 0.0
+        self._deadline = self.site.reactor.callLater(max(0.0, seconds - elapsed), self._give_up)
+
+    def _expect_nothing(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None
 
     def _give_up(self) -> None:
+        self._deadline = None
         if self._phase not in ("linger", "idle"):
             self.site.metrics.deadlines.labels(phase=self._phase).inc()
         self.transport.abortConnection()
