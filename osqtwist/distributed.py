@@ -92,7 +92,8 @@ class Distributed(Service):
         Work for a node: queries it holds under a lease from now on, or none when the hold is over.
 
         Queries with a discovery query come one at a time: osquery drops a whole reply when one discovery query
-        fails (distributed.cpp).  Cancelling it, when the node goes away, gives back what was taken.
+        fails (distributed.cpp).  Cancelling it, when the node goes away, gives back what was taken; while it waits it
+        fires with nothing.
 
         :param until: clock time at which to answer with nothing.
         :param may_go_on: looked at after each wake-up; false ends the wait.

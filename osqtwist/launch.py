@@ -31,6 +31,7 @@ from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
 from osqtwist.figures import SummedFigures
 from osqtwist.flags import flagfile
 from osqtwist.front import Front, NodePorts
+from osqtwist.garbage import RareCollections
 from osqtwist.housekeeping import LogKeeping
 from osqtwist.identity import IdentityCache
 from osqtwist.interfaces import StoreUnavailable
@@ -160,7 +161,7 @@ class NodeSide:
     """
     What every process has that serves nodes.
 
-    :ivar watches: what looks for changed files, :attr:`reloads` what reads them again at once.
+    :ivar watches: what looks for changed files and for garbage, :attr:`reloads` what reads them again at once.
     """
 
     stores: RedisStores
@@ -206,7 +207,7 @@ class NodeSide:
             state.path / CARVES,
             metrics,
         )
-        watches: list[IService] = [folder, CredentialWatch(reactor, tls)]
+        watches: list[IService] = [folder, CredentialWatch(reactor, tls), RareCollections(reactor)]
         reloads: list[Callable[[], object]] = [lambda: tls.reload("SIGHUP"), folder.reload]
         if secret_path:
             secrets_file = SecretsFile(reactor, secret_path, secrets)

@@ -37,9 +37,10 @@ class ParkedRead:
 
     async def woken(self, until: float) -> bool:
         """
-        Wait for a wake-up; false if none came until then (clock time).
+        Wait for a wake-up; false if none came until then (clock time), or if it is cancelled.
 
-        Cancelled when the node goes away.
+        It is cancelled when the node goes away.  An exception for that would hold on to the whole request, through
+        its traceback, until Python looks for cycles.
         """
         if self._is_woken:
             self._is_woken = False
@@ -47,7 +48,7 @@ class ParkedRead:
         remaining = until - self._clock.seconds()
         if remaining <= 0:
             return False
-        self._waiting = Deferred()
+        self._waiting = Deferred(lambda waiting: waiting.callback(False))
         over: IDelayedCall = self._clock.callLater(remaining, self._fire, False)
         try:
             return await self._waiting

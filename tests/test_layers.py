@@ -53,6 +53,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "directory",
             "distributed",
             "enrollment",
+            "garbage",
             "housekeeping",
             "inventory",
             "livequery",

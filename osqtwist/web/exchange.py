@@ -62,6 +62,11 @@ class Visit:
     bytes_in: int = 0
 
     @property
+    def is_gone(self) -> bool:
+        """Whether the node has gone away, so that nobody reads an answer."""
+        return self.request.channel is None
+
+    @property
     def address(self) -> str:
         """Where the request comes from."""
         # One socket serves IPv4 too; then an address comes as ::ffff:192.0.2.1.
@@ -122,6 +127,8 @@ class Exchange:
         visit = Visit(request, route, now, getattr(request.channel, "accepted_at", now))
         try:
             code, body = 200, await work(visit)
+            if visit.is_gone:
+                visit.outcome, code = "gone", 0
         except CancelledError:
             visit.outcome = "gone"
             self._finish(visit, 0, b"")

@@ -145,6 +145,8 @@ class NodeAPI:
             queries = await self.distributed.read(facts, until, is_in)
         finally:
             visit.held_for = self.exchange.clock.seconds() - began
+        if visit.is_gone:
+            return b""
         if not is_in():
             raise NodeInvalid("this node is revoked")
         visit.outcome = "work" if queries else "held"
