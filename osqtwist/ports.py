@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+from twisted.internet.endpoints import _SystemdParser
 from twisted.python.systemd import ListenFDs
 
 BACKLOG = 4096
@@ -56,8 +57,8 @@ def bind_all(descriptions: Sequence[str], shares: int = 1) -> list[list[BoundPor
     :return: for each share its sockets.
     :raise UnusablePort: one of them cannot be bound; those bound before it are closed again.
     """
-    # Asking for systemd's sockets removes them from the environment, so it is done once.
-    given = ListenFDs.fromEnvironment()
+    # Asking for systemd's sockets removes them from the environment, and twistd has imported what asks by now.
+    given: ListenFDs = _SystemdParser._sddaemon
     bound: list[list[BoundPort]] = []
     try:
         bound.extend(bind(description, given, shares) for description in descriptions)

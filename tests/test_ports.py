@@ -63,10 +63,12 @@ def test_a_port_in_use_is_named_and_the_others_are_let_go() -> None:
         socket.create_server(("127.0.0.1", free)).close()
 
 
-def test_sockets_of_systemd_by_name_and_index() -> None:
-    """A socket that systemd has bound is found by its name or its place."""
+@pytest.mark.parametrize("earlier", ["", "import twisted.internet.endpoints\n"])
+def test_sockets_of_systemd_by_name_and_index(earlier: str) -> None:
+    """A socket that systemd has bound is found by its name or its place, also when twistd has imported endpoints."""
     program = (
         "import os; os.environ['LISTEN_PID'] = str(os.getpid())\n"
+        f"{earlier}"
         "from osqtwist.ports import bind_all\n"
         "print(*(port.number for port in bind_all(['systemd:domain=INET:name=web', 'systemd:index=0'])[0]))\n"
     )
