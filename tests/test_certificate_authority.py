@@ -54,6 +54,8 @@ from osqtwist.tap import Options
 from osqtwist.tls import PeerIdentities, ReloadingServerTLS, TLSFiles, load
 from osqtwist.tlsport import listen
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 DAY = datetime.timedelta(days=1)
 NOW = datetime.datetime(2030, 1, 1, 12, tzinfo=datetime.UTC)
@@ -831,8 +833,6 @@ def folder() -> Iterator[Path]:
         yield path / "ca"
 
 
-@pytest.mark.slow
-@pytest.mark.slow
 def test_a_crash_while_issuing(folder: Path) -> None:
     """Whatever was handed out is recorded, no key is half or readable, and the CA goes on."""
     steps = crash("node", "nN", "--dir", folder)
@@ -850,8 +850,6 @@ def test_a_crash_while_issuing(folder: Path) -> None:
         assert again.exit_code == 0 or "is there already" in again.output
 
 
-@pytest.mark.slow
-@pytest.mark.slow
 def test_a_crash_while_renewing(folder: Path) -> None:
     """A certificate with its key is always there, new or old, and the next renewal sets all right."""
     nodes = folder / "nodes"
@@ -873,8 +871,6 @@ def test_a_crash_while_renewing(folder: Path) -> None:
     assert torn
 
 
-@pytest.mark.slow
-@pytest.mark.slow
 def test_a_crash_while_revoking_and_listing(folder: Path) -> None:
     """A certificate is revoked or it is not; the list is the old or the new; both commands work afterwards."""
     for number in range(1, 15):
@@ -890,8 +886,6 @@ def test_a_crash_while_revoking_and_listing(folder: Path) -> None:
     assert done("crl", "--dir", folder)["number"] > first["number"]
 
 
-@pytest.mark.slow
-@pytest.mark.slow
 def test_a_crash_while_making_a_ca(folder: Path) -> None:
     """There is a whole CA or there is none, and its key was never readable."""
     steps = crash("init", folder.parent / "caN")
@@ -924,8 +918,6 @@ BUSY = """
 """
 
 
-@pytest.mark.slow
-@pytest.mark.slow
 def test_two_processes_at_once(tmp_path: Path) -> None:
     """All that is asked for is issued and recorded; a name that both ask for goes to one of them, with its own key."""
     folder = tmp_path / "ca"
