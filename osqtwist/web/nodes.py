@@ -203,9 +203,7 @@ class NodeAPI:
         return caller
 
     def _authenticate(self, visit: Visit, body_key: str | None) -> Caller:
-        header = visit.header(b"Authorization")
-        header_key = header.removeprefix(_HEADER_KEY).strip() if header.startswith(_HEADER_KEY) else None
-        return self.authentication.authenticate(body_key, header_key, self.certificate_of(visit.request))
+        return self.authentication.authenticate(body_key, _header_key(visit), self.certificate_of(visit.request))
 
     async def _facts(self, visit: Visit, caller: Caller) -> NodeFacts:
         facts = await self.directory.facts_of(caller)
@@ -213,9 +211,12 @@ class NodeAPI:
         return facts
 
     def _still_admitted(self, visit: Visit, body_key: str | None) -> Callable[[], bool]:
+        # Looked up once: a query for all nodes asks for each of them again.
+        header_key, certificate = _header_key(visit), self.certificate_of(visit.request)
+
         def is_in() -> bool:
             try:
-                self._authenticate(visit, body_key)
+                self.authentication.authenticate(body_key, header_key, certificate)
             except NodeInvalid:
                 return False
             return True
@@ -244,3 +245,8 @@ class NodeAPI:
         request.responseHeaders.setRawHeaders(b"Server", [b"osqtwist"])
         self.metrics.refused.labels(reason=f"http_{code}").inc()
         return wire.refusal(text)
+
+
+def _header_key(visit: Visit) -> str | None:
+    header = visit.header(b"Authorization")
+    return header.removeprefix(_HEADER_KEY).strip() if header.startswith(_HEADER_KEY) else None
