@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from zope.interface.verify import verifyObject
 
@@ -277,6 +278,26 @@ async def test_a_lease_keeps_a_query_from_being_taken_again(stores: Any) -> None
     assert (await take(NOW + 62)).offer is Offer.EXHAUSTED
     assert (await stores.queries.take("1" * 20, ["q1", "q2"], NOW + 62))["q1"].offer is Offer.TAKEN
     assert await stores.queries.progress("q1") == QueryProgress(2, 0, 0, 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_takes_of_many_nodes_at_one_time_do_not_mix(stores: Any) -> None:
+    """Each node gets what it asked for, also while hundreds take; one that stops waiting disturbs nobody."""
+    for name in ("q1", "q2"):
+        await stores.queries.add(a_query(name))
+    nodes = [f"{number:020}" for number in range(300)]
+    await stores.queries.take(nodes[7], ["q1"], NOW)
+    wanted = {node: [["q1"], ["q2", "q9"], ["q2", "q1"]][number % 3] for number, node in enumerate(nodes)}
+    asked = {node: Deferred.fromCoroutine(stores.queries.take(node, names, NOW)) for node, names in wanted.items()}
+    asked.pop(nodes[100]).addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+    for node, taking in asked.items():
+        expected = {name: Offer.CLOSED if name == "q9" else Offer.TAKEN for name in wanted[node]}
+        if node == nodes[7]:
+            expected = {"q2": Offer.TAKEN, "q9": Offer.CLOSED}
+        assert {name: each.offer for name, each in (await taking).items()} == expected
+    again = await stores.queries.take(nodes[299], ["q1", "q2"], NOW)
+    assert {each.offer for each in again.values()} == {Offer.LEASED}
+    assert (await stores.queries.progress("q2")).offered in (199, 200)
 
 
 @pytest_twisted.ensureDeferred

@@ -23,6 +23,7 @@ from zope.interface import implementer
 from osqtwist.interfaces import IQueryStore, StoredResult
 from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult, Taken
 from osqtwist.storage.redis_connection import RedisConnection, Script
+from osqtwist.storage.redis_takes import Takes
 
 RETENTION = 7 * 86400.0
 
@@ -45,39 +46,6 @@ _CANCEL = Script(
     if redis.call('HGET', key, 'cancelled') == '0' then redis.call('HSET', key, 'cancelled', ARGV[2]) end
     redis.call('ZREM', KEYS[2], ARGV[1])
     return 1
-    """
-)
-# ARGV: node, now, query ids.  Answers with a word and the end of the lease for each.
-_TAKE = Script(
-    """
-    local node, now, answer = ARGV[1], tonumber(ARGV[2]), {}
-    for index = 3, #ARGV do
-        local key, word, ends = KEYS[1] .. ARGV[index], 'closed', '0'
-        local query = redis.call('HMGET', key, 'expires', 'lease', 'attempts', 'cancelled', 'end')
-        if query[1] and query[4] == '0' and now < tonumber(query[1]) then
-            local nodes = key .. ':nodes'
-            local state = redis.call('HGET', nodes, node)
-            local lease, attempts = 0, 0
-            if state and state ~= 'done' then
-                local first, second = string.match(state, '(%S+) (%S+)')
-                lease, attempts = tonumber(first), tonumber(second)
-            end
-            if state == 'done' then word = 'answered'
-            elseif lease > now then word, ends = 'leased', string.format('%.6f', lease)
-            elseif attempts >= tonumber(query[3]) then word = 'exhausted'
-            else
-                word, ends = 'taken', string.format('%.6f', now + tonumber(query[2]))
-                redis.call('HSET', nodes, node, ends .. ' ' .. (attempts + 1))
-                if not state then
-                    redis.call('HINCRBY', key, 'offered', 1)
-                    redis.call('EXPIREAT', nodes, query[5])
-                end
-            end
-        end
-        answer[#answer + 1] = word
-        answer[#answer + 1] = ends
-    end
-    return answer
     """
 )
 _RELEASE = Script(
@@ -142,6 +110,11 @@ class RedisQueryStore:
     _prefix: str
     _results_channel: str
     retention: float = RETENTION
+    _takes: Takes = attrs.field(init=False)
+
+    @_takes.default
+    def _no_takes_yet(self) -> Takes:
+        return Takes(self._redis, self._queries)
 
     async def add(self, query: DistributedQuery) -> None:
         """One script call."""
@@ -186,10 +159,10 @@ class RedisQueryStore:
         return bool(await self._redis.run(_CANCEL, [self._queries, self._open], [query_id, repr(now)]))
 
     async def take(self, node_id: str, query_ids: Sequence[str], now: float) -> dict[str, Taken]:
-        """One script call."""
+        """One script call, which takes of other nodes share that come while another is on the way."""
         if not query_ids:
             return {}
-        answer = await self._redis.run(_TAKE, [self._queries], [node_id, repr(now), *query_ids])
+        answer = await self._takes.take(node_id, query_ids, now)
         return {
             query_id: Taken(Offer(answer[2 * place].decode()), float(answer[2 * place + 1]))
             for place, query_id in enumerate(query_ids)
