@@ -8,6 +8,7 @@ of them, so that a read with nothing to do costs no store call.  A ``queries`` s
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -33,6 +34,12 @@ MAX_QUERIES_AT_ONCE = 20
 
 # A query for all nodes must not fill the way to the store for everything else.
 _MOST_TAKING = 128
+_MOST_OUT = 4096
+"""Nodes that have been given a query and have not come back yet.  They come back over connections of their own, which
+nobody can tell from others before they are served, so this many can stand before a log post or an enrollment: some
+five seconds of work, of the 16 that osquery waits."""
+_OUT_FOR = 10.0
+"""Seconds after which a node that has not come back is one that takes its time."""
 _T = TypeVar("_T")
 
 
@@ -61,6 +68,7 @@ class Distributed(Service):
         self._unsubscribe: Callable[[], None] | None = None
         self._is_closing = False
         self._taking = 0
+        self._out: deque[float] = deque()
 
     def startService(self) -> None:
         """Begin to follow the open queries."""
@@ -119,6 +127,8 @@ class Distributed(Service):
         """
         if not results:
             return
+        if self._out:
+            self._out.popleft()
         new = set(await self._queries.add_results(results))
         for result in results:
             self._metrics.query_results.labels(new="yes" if result.query_id in new else "no").inc()
@@ -148,9 +158,7 @@ class Distributed(Service):
         self._metrics.open_queries.set(len(current))
         new = [query.target for query in current if query.query_id not in known]
         if new:
-            self._parked.wake(
-                lambda facts: any(target.matches(facts) for target in new), lambda: self._taking >= _MOST_TAKING
-            )
+            self._parked.wake(lambda facts: any(target.matches(facts) for target in new), self._is_busy)
 
     async def _announce(self, query_id: str) -> None:
         try:
@@ -182,6 +190,7 @@ class Distributed(Service):
             taken = await self._take(facts.node_id, [query.query_id for query in group], now)
             work = [query for query in group if query.query_id in taken]
             if work:
+                self._out.append(now)
                 self._metrics.queries_offered.inc(len(work))
                 return work
         return ()
@@ -206,6 +215,12 @@ class Distributed(Service):
                 settled = taken.lease_ends_at if taken.offer in (Offer.TAKEN, Offer.LEASED) else math.inf
                 self._open[query_id].settled_until[node_id] = settled
         return {query_id for query_id, taken in outcomes.items() if taken.offer is Offer.TAKEN}
+
+    def _is_busy(self) -> bool:
+        long_ago = self._clock.seconds() - _OUT_FOR
+        while self._out and self._out[0] < long_ago:
+            self._out.popleft()
+        return self._taking >= _MOST_TAKING or len(self._out) >= _MOST_OUT
 
     def _has_taken(self, result: _T) -> _T:
         self._taking -= 1

@@ -100,9 +100,9 @@ class ParkedReads:
 
         The first few at once, the others a few at a time, so that other requests get their turn in between.
 
-        :param is_busy: while true, those not yet awake have to wait.
+        :param is_busy: while true, all but the first few have to wait.
         """
-        self._wake_some(iter(list(self._reads)), concerns, is_busy)
+        self._wake_some(iter(list(self._reads)), concerns, is_busy, 0)
 
     def wake_node(self, node_id: str) -> None:
         """Wake a node's reads, now."""
@@ -110,10 +110,14 @@ class ParkedReads:
             read.wake()
 
     def _wake_some(
-        self, reads: Iterator[ParkedRead], concerns: Callable[[NodeFacts], bool], is_busy: Callable[[], bool]
+        self,
+        reads: Iterator[ParkedRead],
+        concerns: Callable[[NodeFacts], bool],
+        is_busy: Callable[[], bool],
+        before: int,
     ) -> None:
-        if is_busy():
-            self.clock.callLater(_BUSY_PAUSE, self._wake_some, reads, concerns, is_busy)
+        if before >= _AWAKE_AT_ONCE and is_busy():
+            self.clock.callLater(_BUSY_PAUSE, self._wake_some, reads, concerns, is_busy, before)
             return
         woken = 0
         for looked, read in enumerate(reads, 1):
@@ -121,7 +125,7 @@ class ParkedReads:
                 read.wake()
                 woken += 1
             if woken == _AWAKE_AT_ONCE or looked == _LOOKS_AT_ONCE:
-                self.clock.callLater(0, self._wake_some, reads, concerns, is_busy)
+                self.clock.callLater(0, self._wake_some, reads, concerns, is_busy, before + woken)
                 return
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 
 from osqtwist.node import Node
 from osqtwist.parking import ParkedReads
+from osqtwist.query import QueryResult
 from osqtwist.targeting import NodeFacts, Target
 from tests.harness import InMemoryServer, result_of
 
@@ -364,6 +365,34 @@ def test_many_reads_wake_a_few_at_a_time() -> None:
     clock.advance(10)
     assert waiting[60].result is False
     assert not clock.getDelayedCalls()
+
+
+def test_no_more_nodes_are_out_with_a_query_than_can_come_back(server: Server) -> None:
+    """Of a large fleet so many get a query as can come back in some seconds; the others as those do, or take long."""
+    distributed, clock, most = server.distributed, server.reactor, 4096
+    facts = [NodeFacts(f"{number:020}", f"node-{number}") for number in range(most + 400)]
+    until = clock.seconds() + 60
+    reading = [Deferred.fromCoroutine(distributed.read(each, until)) for each in facts]
+    query = server.issue()
+
+    def out() -> int:
+        clock.pump([0.001] * 300)
+        return sum(each.called for each in reading)
+
+    first = out()
+    assert most <= first < most + 100
+    for each in [each for each, read in zip(facts, reading, strict=True) if read.called][:200]:
+        result = QueryResult(query_id=query.query_id, node_id=each.node_id, node_name="n", received_at=clock.seconds())
+        server.await_(distributed.record([result]))
+    assert first + 100 < out() < first + 300
+    # A query for one node does not wait behind it.
+    last = reading[-1]
+    assert not last.called
+    server.issue(target=Target(nodes=(facts[-1].name,)))
+    clock.pump([0.001] * 5)
+    assert last.called
+    clock.advance(10)
+    assert out() == len(reading)
 
 
 def test_looking_through_many_reads_gives_others_their_turn() -> None:
