@@ -34,12 +34,15 @@ MAX_QUERIES_AT_ONCE = 20
 
 # A query for all nodes must not fill the way to the store for everything else.
 _MOST_TAKING = 128
-_MOST_OUT = 4096
-"""Nodes that have been given a query and have not come back yet.  They come back over connections of their own, which
-nobody can tell from others before they are served, so this many can stand before a log post or an enrollment: some
-five seconds of work, of the 16 that osquery waits."""
-_OUT_FOR = 10.0
-"""Seconds after which a node that has not come back is one that takes its time."""
+_MOST_COMING = 3072
+"""
+Connections that wait to be accepted, and nodes that have just been given a query and will come with the result.
+
+Nobody can tell one of these from another before it is served, so this many can stand before a log post or an enrollment:
+some four seconds of work, of the 16 that osquery waits.  The kernel's queue (``ports.BACKLOG``) takes a quarter more.
+"""
+_OUT_FOR = 2.0
+"""Seconds after which a node that has not come back takes its time, and others theirs: they will not come at once."""
 _T = TypeVar("_T")
 
 
@@ -51,8 +54,13 @@ class _OpenQuery:
 
 
 class Distributed(Service):
-    """Issues queries, gives them to nodes, and takes their results."""
+    """
+    Issues queries, gives them to nodes, and takes their results.
 
+    :ivar queued: how many connections of nodes wait to be accepted; set by whoever has the ports.
+    """
+
+    queued: Callable[[], int] = staticmethod(lambda: 0)
     _log = Logger()
 
     def __init__(
@@ -220,7 +228,7 @@ class Distributed(Service):
         long_ago = self._clock.seconds() - _OUT_FOR
         while self._out and self._out[0] < long_ago:
             self._out.popleft()
-        return self._taking >= _MOST_TAKING or len(self._out) >= _MOST_OUT
+        return self._taking >= _MOST_TAKING or len(self._out) + self.queued() >= _MOST_COMING
 
     def _has_taken(self, result: _T) -> _T:
         self._taking -= 1

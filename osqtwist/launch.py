@@ -218,6 +218,7 @@ class NodeSide:
     def front(self, reactor: Any, settings: Settings, ports: list[BoundPort]) -> NodePorts:
         """Serve nodes on these ports, in this process."""
         api, prefix = self.parts.api, settings.route_prefix
+        api.distributed.queued = lambda: sum(port.queued for port in ports)
         site = node_site(reactor, settings, api.app(prefix).resource(), api.metrics, api.endpoints(prefix))
         return NodePorts(reactor, ports, site, self.tls)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 import socket
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,15 @@ class BoundPort:
         """The port number, as bound; 0 for a socket that has none."""
         name = self.socket.getsockname()
         return int(name[1]) if isinstance(name, tuple) else 0
+
+    @property
+    def queued(self) -> int:
+        """How many connections wait to be accepted, where the system tells (Linux); otherwise 0."""
+        if not sys.platform.startswith("linux"):
+            return 0
+        # struct tcp_info: of a listening socket tcpi_unacked is the length of its queue.
+        found = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+        return int.from_bytes(found[24:28], sys.byteorder)
 
     def __str__(self) -> str:
         name = self.socket.getsockname()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -92,3 +93,16 @@ def test_sockets_of_systemd_by_name_and_index(earlier: str) -> None:
             check=False,
         )
         assert done.stdout.split() == [str(second.getsockname()[1]), str(first.getsockname()[1])], done.stderr
+
+
+def test_connections_that_wait_to_be_accepted_are_counted() -> None:
+    """As the kernel counts them: those that nobody has accepted."""
+    ((port,),) = bind_all(["ssl:0:interface=127.0.0.1"])
+    assert port.queued == 0
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(port.socket)
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port.number), 5))
+        assert port.queued == 3
+        port.socket.accept()[0].close()
+        assert port.queued == 2
