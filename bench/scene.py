@@ -90,6 +90,8 @@ class Fleet:
             if "report" not in said:
                 said["server_cpu"], said["store_cpu"] = self.scene.cpu(), self.scene.store_cpu()
             self._news.put(said)
+        if self._process.stdout:
+            self._process.stdout.close()
         self._news.put(None)
 
     def news(self, within: float = 60.0) -> dict[str, Any] | None:

@@ -38,7 +38,7 @@ _MOST_COMING = 3072
 """
 Connections that wait to be accepted, and nodes that have just been given a query and will come with the result.
 
-Nobody can tell one of these from another before it is served, so this many can stand before a log post or an enrollment:
+Nobody can tell them from others before they are served, so this many can stand before a log post or an enrollment:
 some four seconds of work, of the 16 that osquery waits.  The kernel's queue (``ports.BACKLOG``) takes a quarter more.
 """
 _OUT_FOR = 2.0
