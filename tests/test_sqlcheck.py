@@ -347,6 +347,7 @@ def _selects(draw: st.DrawFn, depth: int = 0) -> tuple[str, set[str]]:
     return form.format(left, right), reads | more
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(_selects())
 def test_no_table_is_overlooked(made: tuple[str, set[str]]) -> None:
@@ -365,6 +366,7 @@ _PIECES = """
 _WORDS = st.sampled_from([*_PIECES.split(), "\n", "\t", "\x00"])
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=5_000)
 @given(st.one_of(st.text(max_size=80), st.lists(_WORDS, max_size=40).map(" ".join)), st.booleans())
 def test_any_text_gets_findings(sql: str, lenient: bool) -> None:
@@ -428,6 +430,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_sql_costs_little(kind: str) -> None:
     """No text within the limits takes longer than moments, or the memory of the machine; what is too much is said."""
