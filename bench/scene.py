@@ -268,7 +268,13 @@ class Scene:
         """Start a fleet before the server: the options of ``bench.fleet``, with underscores."""
         certs = self.folder / "certs"
         words = ["--url", f"https://localhost:{self.port}", "--nodes", str(nodes), "--mix", mix, "--progress", "0.5"]
-        words += ["--ca", str(certs / "ca.pem"), "--ca-key", str(certs / "ca.key"), "--seconds", "0"]
+        words += [
+            "--ca",
+            str(certs / "ca.pem"),
+            "--ca-key",
+            str(certs / "ca.key"),
+            *([] if "seconds" in options else ["--seconds", "0"]),
+        ]
         for name, value in options.items():
             words += [f"--{name.replace('_', '-')}", str(value)]
         return Fleet(self, words)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import heapq
 import itertools
+import resource
 import select
 import socket
 import time
@@ -105,7 +106,10 @@ class Exchange:
         loop, target = self._loop, self._loop.target
         self._phase = _CONNECTING
         self._answer = b""
-        made = self._socket = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            made = self._socket = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as problem:
+            raise SystemExit(f"{problem.strerror}: a process may have {_most_files()} (ulimit -n)") from None
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if target.sources:
             made.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
@@ -262,6 +266,10 @@ class Loop:
         for exchange in list(self._open.values()):
             exchange.is_over = True
             exchange._let_go()
+
+
+def _most_files() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _name(problem: Exception) -> Any:
