@@ -25,6 +25,7 @@ import msgspec
 from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
@@ -139,6 +140,8 @@ class NodeAPI:
         facts = await self._facts(visit, caller)
         began = self.exchange.clock.seconds()
         is_in = self._still_admitted(visit, request.node_key)
+        # Nobody looks at them any more, and with many reads held they are megabytes.
+        visit.request.requestHeaders = Headers()
         try:
             # Nodes that came all at once, after a restart, must not come all at once for ever.
             until = visit.accepted_at + self.hold * (1 - HOLD_SPREAD * random.random())  # noqa: S311
