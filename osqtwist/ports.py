@@ -7,8 +7,10 @@ terminal, a low port needs root only until twistd sheds it, and connections made
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
+import resource
 import socket
 import sys
 from collections.abc import Sequence
@@ -23,6 +25,19 @@ BACKLOG = 4096
 
 class UnusablePort(Exception):
     """A port cannot be bound or understood; one sentence that names it."""
+
+
+def allow_many_connections() -> int:
+    """
+    Let this process, and those it starts, have as many open files as the system lets them; answers with how many.
+
+    A connection is an open file, and systems begin with 1,024, which is a thousand held reads.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return soft
 
 
 @attrs.frozen

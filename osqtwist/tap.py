@@ -10,6 +10,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from osqtwist.launch import EXPECTED, make_server
+from osqtwist.ports import allow_many_connections
 from osqtwist.settings import HELP, default_of, gather
 from osqtwist.statefolder import Owner
 
@@ -67,6 +68,7 @@ def makeService(options: Options) -> IService:
     """The service that twistd runs."""
     from twisted.internet import reactor  # noqa: PLC0415 - the one place where the reactor comes from
 
+    allow_many_connections()
     try:
         settings = gather(options.given, os.environ, options.settings_file)
         return make_server(reactor, settings, owner_of(options))

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import ssl
@@ -180,6 +181,20 @@ def test_nodes_without_certificates_enroll_with_the_secret(start: Start) -> None
     done = server.osqtwist(*words)
     assert done.returncode == 0, done.stderr
     assert {node["proof"] for node in server.json("node", "list")} == {"secret"}
+
+
+def test_as_many_connections_as_the_system_allows(start: Start) -> None:
+    """A soft limit of open files is raised to the hard one, for workers too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        server = start("--port", "ssl:0", "--workers", "2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    pids = [server.process.pid, *(row["pid"] for row in server.json("worker", "list"))]
+    assert len(pids) == 3
+    for pid in pids:
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
 
 
 def test_a_restart_keeps_everything_and_makes_nothing_new(start: Start) -> None:
