@@ -38,7 +38,7 @@ def test_every_option_is_in_the_reference(name: str) -> None:
 
 
 def test_no_document_names_an_option_that_is_not_there() -> None:
-    """Of twistd osqtwist or of the command."""
+    """Of twistd osqtwist, of the command or of a benchmark."""
     known = {f"--{name.replace('_', '-')}" for name in HELP} | {"--settings"}
     for command in main.commands.values():
         for each in [command, *getattr(command, "commands", {}).values()]:
@@ -48,6 +48,8 @@ def test_no_document_names_an_option_that_is_not_there() -> None:
     known |= {"--nodaemon", "--pidfile", "--logfile", "--uid", "--gid", "--unix-socket", "--help"}
     known |= {"--flagfile", "--ephemeral", "--database_path", "--tls_hostname", "--tls_client_cert", "--tls_client_key"}
     known |= {"--disable_enrollment", "--tls_enroll_override", "--enroll_secret_path", "--quick", "--editable"}
+    for path in (ROOT / "bench").rglob("__main__.py"):
+        known |= set(re.findall(r'"(--[a-z-]+)"', path.read_text()))
     named = set(re.findall(r"(?<![-\w])--[a-z][a-z_-]*[a-z]", EVERYTHING))
     assert named - known == set()
 
