@@ -18,7 +18,7 @@ from OpenSSL import SSL
 from service_identity import CertificateError, VerificationError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectingCancelledError, ConnectionDone
 from twisted.internet.interfaces import IHandshakeListener, IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -159,6 +159,9 @@ class Transport:
             return await exchange.answer
         except (TransportFailed, CancelledError):
             raise
+        except ConnectingCancelledError:
+            # What an endpoint makes of it; it must not be taken for a connection that broke, and be made again.
+            raise CancelledError from None
         except Exception as problem:
             raise TransportFailed(f"{type(problem).__name__}: {problem}") from None
         finally:
