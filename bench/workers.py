@@ -57,7 +57,7 @@ def _measure(stage: Scene, nodes: int, mix: str, seconds: float, over: float) ->
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(prog="python -m bench.workers", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--route", default="log", choices=["log", "config", "read"])
     arguments = parser.parse_args()
@@ -69,7 +69,10 @@ def main() -> None:
                     result = work(stage, arguments.route, arguments.seconds)
                     print(name, work.__name__, json.dumps(result), file=sys.stderr, flush=True)
                     found.setdefault((name, work.__name__), []).append(result)
-    floor = statistics.median(each["per_server_cpu_second"] for each in found[CASES[0][0], "busy"])
+    floor = {
+        work.__name__: statistics.median(each["per_server_cpu_second"] for each in found[CASES[0][0], work.__name__])
+        for work in (busy, paced)
+    }
     for (name, load), results in found.items():
         middle = {
             key: statistics.median(each[key] for each in results)
@@ -77,7 +80,7 @@ def main() -> None:
         }
         shares = [sorted(each["shares"]) for each in results]
         row = {"case": name, "load": load} | middle
-        row["efficiency"] = round(middle["per_server_cpu_second"] / floor, 3)
+        row["efficiency"] = round(middle["per_server_cpu_second"] / floor[load], 3)
         row["p99_ms"] = statistics.median(each["ms"].get("p99", 0.0) for each in results)
         row["shares"] = [round(statistics.median(each), 3) for each in zip(*shares, strict=True)]
         row["failed"] = sum(each["failed"] for each in results)
