@@ -80,8 +80,8 @@ def _against(port: int, stage: Scene, rate: float, groups: dict[str, str]) -> Fl
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(prog="python -m bench.mix", description=__doc__)
-    parser.add_argument("--nodes", type=int, default=1200)
-    parser.add_argument("--seconds", type=float, default=40.0)
+    parser.add_argument("--nodes", type=int, default=3000)
+    parser.add_argument("--seconds", type=float, default=35.0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--groups", default="X25519", help="of the key exchange; nginx's OpenSSL may know no ML-KEM")
     arguments = parser.parse_args()
