@@ -120,6 +120,6 @@ class _Lines:
 
 def _error_of(content: bytes, code: int) -> str:
     try:
-        return str(msgspec.json.decode(content)["error"])
+        return str(msgspec.json.decode(content)["detail"])
     except (msgspec.MsgspecError, KeyError, TypeError):
         return f"the server answered {code}"

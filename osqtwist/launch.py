@@ -17,14 +17,10 @@ from typing import Any
 import attrs
 import msgspec
 from twisted.application.service import IService
-from twisted.internet.endpoints import UNIXServerEndpoint
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from osqtwist.announcement import SAMPLE_CONFIG, announce, node_files
 from osqtwist.assembly import Parts, assemble, node_site
-from osqtwist.audittrail import AuditTrail
 from osqtwist.configuration import ConfigFolder
 from osqtwist.delivering import Instructions, child_words, delivery_service
 from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
@@ -35,12 +31,10 @@ from osqtwist.garbage import RareCollections
 from osqtwist.housekeeping import LogKeeping
 from osqtwist.identity import IdentityCache
 from osqtwist.interfaces import StoreUnavailable
-from osqtwist.inventory import Inventory
 from osqtwist.layers import BadConfiguration
-from osqtwist.livequery import LiveQueries
-from osqtwist.logview import LogView
 from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys
+from osqtwist.operating import admin_api, listen_on_socket
 from osqtwist.pki import DevelopmentPKI, UnusablePKI, development_pki
 from osqtwist.ports import BoundPort, UnusablePort, bind_all
 from osqtwist.reloading import HangUp, SecretsFile
@@ -63,9 +57,7 @@ from osqtwist.tls import (
     TLSFiles,
     UnusableCredential,
 )
-from osqtwist.web.admin import AdminAPI
-from osqtwist.web.request import PlainRequest
-from osqtwist.web.site import QuietSite
+from osqtwist.web.gate import Gate
 from osqtwist.workers import WorkerInstructions, Workers, worker_words
 
 _log = Logger()
@@ -135,7 +127,8 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
     def flags() -> str:
         return flagfile(f"localhost:{ports[0].number}", node_files(development, secret_path), settings.route_prefix)
 
-    admin = _admin(reactor, node_side, sinks, summed, front, flags)
+    crew = front if isinstance(front, Workers) else None
+    admin = admin_api(reactor, node_side.stores, node_side.parts, sinks, summed, Gate(), flags, crew)
     return Server(
         reactor=reactor,
         front=front,
@@ -148,7 +141,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
             *node_side.parts.services,
             *_delivery_child(reactor, settings, redis_url),
         ],
-        listen_admin=lambda: _listen_admin(reactor, settings.admin_socket.absolute(), admin),
+        listen_admin=lambda: listen_on_socket(reactor, settings.admin_socket.absolute(), admin),
         on_ready=lambda: announce(settings, ports, development, secret_path, flags()),
         on_failure=lambda sentence: _fail(reactor, sentence),
         expected_failures=(StartFailed, StoreUnavailable, EmbeddedStoreFailed),
@@ -223,29 +216,6 @@ class NodeSide:
         return NodePorts(reactor, ports, site, self.tls)
 
 
-def _admin(
-    reactor: Any,
-    node_side: NodeSide,
-    sinks: SinkView,
-    summed: SummedFigures,
-    front: Front,
-    flags: Callable[[], str],
-) -> AdminAPI:
-    api, stores = node_side.parts.api, node_side.stores
-    inventory = Inventory(reactor, stores, api.directory, api.configuration, summed, api.metrics)
-    return AdminAPI(
-        inventory,
-        LiveQueries(reactor, stores, api.distributed, inventory),
-        LogView(reactor, stores),
-        sinks,
-        api.carves,
-        AuditTrail(reactor, stores),
-        summed,
-        front if isinstance(front, Workers) else None,
-        flags,
-    )
-
-
 def _look_at_redis(settings: Settings) -> RedisPlace:
     place = parse_redis_url(settings.redis)
     for warning in check_redis(place, settings.durability if settings.role != "delivery" else "append"):
@@ -311,23 +281,6 @@ def _read_secrets(path: Path) -> Any:
         raise BadSetting(f"--enroll-secret-path {path}: {problem.strerror}") from None
     except ValueError as problem:
         raise BadSetting(f"--enroll-secret-path {path}: {problem}") from None
-
-
-async def _listen_admin(reactor: Any, path: Path, admin: AdminAPI) -> IListeningPort:
-    site = QuietSite(
-        admin.app().resource(), requestFactory=PlainRequest, parsePOSTFormSubmission=False, reactor=reactor
-    )
-    try:
-        endpoint = UNIXServerEndpoint(reactor, str(path), mode=0o600, wantPID=True)
-        port: IListeningPort = await endpoint.listen(site)
-        return port
-    except (CannotListenError, OSError, ValueError) as problem:
-        raise StartFailed(f"--admin unix:{path}: {_reason(problem)}") from None
-
-
-def _reason(problem: Exception) -> str:
-    inner = getattr(problem, "socketError", problem)
-    return getattr(inner, "strerror", None) or str(inner)
 
 
 def _fail(reactor: Any, sentence: str) -> None:

@@ -20,7 +20,6 @@ from twisted.python.failure import Failure
 from zope.interface import directlyProvides, providedBy
 
 from osqtwist.assembly import assemble
-from osqtwist.audittrail import AuditTrail
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
 from osqtwist.figures import SummedFigures
@@ -31,9 +30,10 @@ from osqtwist.inventory import Inventory
 from osqtwist.layers import parse_layer
 from osqtwist.livequery import LiveQueries
 from osqtwist.loginterfaces import Budgets
-from osqtwist.logview import LogView
 from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys, new_signing_key
+from osqtwist.operating import admin_api
+from osqtwist.operator import Actor, Role
 from osqtwist.query import DistributedQuery, new_query_id
 from osqtwist.settings import Settings
 from osqtwist.sinkview import SinkView
@@ -122,6 +122,16 @@ def certificate_for(name: str, fingerprint: str = "") -> CertificateIdentity:
     )
 
 
+@attrs.define
+class KnownToAll:
+    """A gate through which everybody comes as the same operator."""
+
+    actor: Actor = Actor("tester", Role.ADMIN, "socket")
+
+    async def actor_of(self, request: Any) -> Actor:
+        return self.actor
+
+
 class InMemoryServer:
     """The server; everything it is made of can be reached."""
 
@@ -168,21 +178,17 @@ class InMemoryServer:
         self.turn()
 
     @property
+    def admin_api(self) -> AdminAPI:
+        """The operators' API."""
+        return admin_api(
+            self.reactor, self.stores, self.parts, self.sinks, self.figures, KnownToAll(), lambda: "--flag\n"
+        )
+
+    @property
     def admin(self) -> StubTreq:
-        """A client of the operators' API, which takes its time to make."""
+        """A client of it, which takes its time to make."""
         if self._admin is None:
-            admin = AdminAPI(
-                self.inventory,
-                self.live,
-                LogView(self.reactor, self.stores),
-                self.sinks,
-                self.parts.api.carves,
-                AuditTrail(self.reactor, self.stores),
-                self.figures,
-                None,
-                lambda: "--flag\n",
-            )
-            self._admin = StubTreq(admin.app().resource())
+            self._admin = StubTreq(self.admin_api.app().resource())
         return self._admin
 
     def stop(self) -> None:

@@ -13,8 +13,8 @@ from osqtwist.cli.main import main
 from osqtwist.metrics import Metrics
 from osqtwist.settings import HELP, default_of
 from osqtwist.tap import Options
-from osqtwist.web import admin
 from osqtwist.web.routes import paths_by_route
+from tests.harness import InMemoryServer
 
 ROOT = Path(__file__).parent.parent
 DOCS = {path.name: path.read_text("utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]}
@@ -82,18 +82,16 @@ def test_every_metric_is_in_the_manual() -> None:
     assert {f"`{name}`" for name in named} == set(expected)
 
 
-def test_every_admin_route_is_in_the_manual() -> None:
-    """The list of the module, the table of the manual and the application agree."""
-    listed = re.findall(r"^(GET|POST) +(\S+) ", admin.__doc__ or "", re.M)
-    table = [(row[0], row[1].strip("`")) for row in cells(DOCS["api.md"]) if row[0] in ("GET", "POST")]
-    assert table == listed
-    app = admin.AdminAPI(None, None, None, None, None, None, None, None, str).app()  # type: ignore[arg-type]
-    served = {
-        (method, re.sub(r"<(?:path:)?(\w+?)(?:_id)?>", lambda found: found[1].upper(), rule.rule))
-        for rule in app.url_map.iter_rules()
-        for method in (rule.methods or set()) & {"GET", "POST"}
-    }
-    assert served == {(method, path.replace("NODE", "NAME")) for method, path in listed}
+def test_every_operation_is_in_the_manual(tmp_path: Path) -> None:
+    """With the role that it needs and its summary, in the order of the application."""
+    server = InMemoryServer(tmp_path)
+    expected = [
+        [each.method, f"`{each.path}`", each.role.word if each.role else "anybody", each.summary]
+        for each in server.admin_api.operations()
+    ]
+    server.stop()
+    table = [row for row in cells(DOCS["api.md"]) if row[0] in ("GET", "POST")]
+    assert table == expected, "\n".join(f"| {' | '.join(row)} |" for row in expected)
 
 
 def test_every_command_is_in_the_readme() -> None:

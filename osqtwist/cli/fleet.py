@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from typing import Any
 
@@ -232,7 +231,6 @@ def query_run(
         "discovery": discovery,
         "check": not no_check,
         "expires_in": timeout,
-        "created_by": getpass.getuser(),
     }
     operator.call(lambda client: client.stream("POST", *_API, "queries", "run", on_line=printer.take, body=body))
     printer.summary()

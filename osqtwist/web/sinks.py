@@ -1,20 +1,21 @@
-"""The routes of operators that are about log sinks."""
+"""Operations about log sinks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 import msgspec
-from twisted.web.server import Request
 
+from osqtwist.operator import Role
 from osqtwist.sinkview import SinkView
-from osqtwist.web.asking import begin_lines, json_of, write_line
+from osqtwist.web.operations import NDJSON, Call, Operation
 from osqtwist.wire import MalformedRequest
 
 
 class ReplayOrder(msgspec.Struct, forbid_unknown_fields=True):
-    """What the body of a replay says: one of the three."""
+    """From where on to deliver again: one of the three."""
 
     since: float | None = None
     after: str = ""
@@ -22,41 +23,52 @@ class ReplayOrder(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @attrs.frozen
-class SinkRoutes:
-    """Each method is one route; see :mod:`osqtwist.web.admin`."""
+class SinkOperations:
+    """Log sinks: looked at, paused, replayed."""
 
     view: SinkView
 
-    async def sinks(self, request: Request) -> Any:
-        """All sinks."""
+    def operations(self) -> Sequence[Operation]:
+        """See :class:`osqtwist.web.operations.OperationGroup`."""
+        sink = "/api/v1/sinks/{sink}"
+        return (
+            Operation("GET", "/api/v1/sinks", self.sinks, Role.VIEWER),
+            Operation("GET", f"{sink}/dead", self.dead_letters, Role.VIEWER, media=NDJSON),
+            Operation("POST", f"{sink}/pause", self.pause, Role.OPERATOR),
+            Operation("POST", f"{sink}/resume", self.resume, Role.OPERATOR),
+            Operation("POST", f"{sink}/replay", self.replay, Role.OPERATOR, body=ReplayOrder),
+            Operation("POST", f"{sink}/forget", self.forget, Role.ADMIN),
+        )
+
+    async def sinks(self, call: Call) -> Any:
+        """Log sinks: how far each has come, and what is wrong with it."""
         return {"sinks": await self.view.rows()}
 
-    async def sink_dead_letters(self, request: Request, sink: str) -> None:
-        """Lines that a sink refused."""
-        await self.view.known(sink)
-        begin_lines(request)
-        await self.view.dead_letters(sink, lambda line: write_line(request, line))
+    async def dead_letters(self, call: Call) -> None:
+        """Lines that the sink refused, and why."""
+        await self.view.known(call.path["sink"])
+        await self.view.dead_letters(call.path["sink"], call.emit)
 
-    async def pause(self, request: Request, sink: str) -> Any:
-        """Stop delivering."""
-        return await self.view.pause(sink, True)
+    async def pause(self, call: Call) -> Any:
+        """Stop delivering to it."""
+        return await self.view.pause(call.path["sink"], True)
 
-    async def resume(self, request: Request, sink: str) -> Any:
+    async def resume(self, call: Call) -> Any:
         """Go on."""
-        return await self.view.pause(sink, False)
+        return await self.view.pause(call.path["sink"], False)
 
-    async def replay(self, request: Request, sink: str) -> Any:
-        """Deliver again."""
-        order: ReplayOrder = json_of(request, ReplayOrder)
+    async def replay(self, call: Call) -> Any:
+        """Deliver again: `{"since": TIME}`, `{"after": BATCH}` or `{"dead": true}`."""
+        order: ReplayOrder = call.body
         if sum((order.since is not None, bool(order.after), order.dead)) != 1:
             raise MalformedRequest("say one of since, after and dead")
         if order.dead:
-            return await self.view.replay_dead(sink)
+            return await self.view.replay_dead(call.path["sink"])
         try:
-            return await self.view.replay(sink, order.after, order.since)
+            return await self.view.replay(call.path["sink"], order.after, order.since)
         except ValueError as problem:
             raise MalformedRequest(str(problem)) from None
 
-    async def forget(self, request: Request, sink: str) -> Any:
-        """Delete a sink's cursor."""
-        return await self.view.forget(sink)
+    async def forget(self, call: Call) -> Any:
+        """Delete its cursor; the buffer keeps nothing for it any more."""
+        return await self.view.forget(call.path["sink"])

@@ -1,11 +1,14 @@
-"""The routes of operators that are about worker processes."""
+"""Operations about worker processes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import attrs
-from twisted.web.server import Request
+
+from osqtwist.operator import Role
+from osqtwist.web.operations import Call, Operation
 
 
 class NotReplaced(Exception):
@@ -27,17 +30,24 @@ class WorkerCrew(Protocol):
 
 
 @attrs.frozen
-class WorkerRoutes:
-    """Each method is one route; see :mod:`osqtwist.web.admin`."""
+class WorkerOperations:
+    """Worker processes: looked at, replaced."""
 
     crew: WorkerCrew | None
 
-    async def workers(self, request: Request) -> Any:
-        """All workers; none where one process does everything."""
+    def operations(self) -> Sequence[Operation]:
+        """See :class:`osqtwist.web.operations.OperationGroup`."""
+        return (
+            Operation("GET", "/api/v1/workers", self.workers, Role.VIEWER),
+            Operation("POST", "/api/v1/workers/replace", self.replace, Role.ADMIN),
+        )
+
+    async def workers(self, call: Call) -> Any:
+        """Worker processes and what they do; none where one process does everything."""
         return {"workers": self.crew.rows() if self.crew else []}
 
-    async def replace(self, request: Request) -> Any:
-        """Replace the workers."""
+    async def replace(self, call: Call) -> Any:
+        """Replace them one by one, refusing no connection."""
         if self.crew is None:
             raise NotReplaced("this server has no worker processes: --workers is 1")
         return {"replaced": await self.crew.replace()}

@@ -1,0 +1,99 @@
+"""Operations about nodes and their certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import attrs
+import msgspec
+
+from osqtwist.inventory import Inventory
+from osqtwist.operator import Role
+from osqtwist.targeting import Target
+from osqtwist.web.operations import Call, Limit, Offset, Operation
+
+_Days = Annotated[int, msgspec.Meta(ge=0, le=36500, description="days from now")]
+
+
+class NodesWanted(msgspec.Struct, forbid_unknown_fields=True):
+    """Which nodes to list: those heard of in the last minute, those of an expression."""
+
+    online: bool = False
+    where: str = ""
+    limit: Limit = 100
+    offset: Offset = 0
+
+
+class CertificatesWanted(msgspec.Struct, forbid_unknown_fields=True):
+    """Certificates that end so soon."""
+
+    within: _Days = 30
+    limit: Limit = 100
+
+
+class RevokeOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """Why a node is refused."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=500)] = ""
+
+
+class TagOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """A change of tags; what is in both is removed."""
+
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class NodeOperations:
+    """Nodes: looked up, tagged, revoked, forgotten."""
+
+    inventory: Inventory
+
+    def operations(self) -> Sequence[Operation]:
+        """See :class:`osqtwist.web.operations.OperationGroup`."""
+        node = "/api/v1/nodes/{node}"
+        return (
+            Operation("GET", "/api/v1/nodes", self.nodes, Role.VIEWER, query=NodesWanted),
+            Operation("GET", node, self.node, Role.VIEWER),
+            Operation("GET", f"{node}/config", self.node_config, Role.VIEWER),
+            Operation("POST", f"{node}/revoke", self.revoke, Role.OPERATOR, body=RevokeOrder),
+            Operation("POST", f"{node}/restore", self.restore, Role.OPERATOR),
+            Operation("POST", f"{node}/tags", self.tag, Role.OPERATOR, body=TagOrder),
+            Operation("POST", f"{node}/forget", self.forget, Role.ADMIN),
+            Operation("GET", "/api/v1/certificates", self.certificates, Role.VIEWER, query=CertificatesWanted),
+        )
+
+    async def nodes(self, call: Call) -> Any:
+        """Nodes, the one heard of last first; a page that few match may be short, or empty, and not the last."""
+        wanted: NodesWanted = call.query
+        return await self.inventory.nodes(wanted.offset, wanted.limit, wanted.online, Target(where=wanted.where))
+
+    async def node(self, call: Call) -> Any:
+        """One node, by id, name or host identifier."""
+        return await self.inventory.node(call.path["node"])
+
+    async def node_config(self, call: Call) -> Any:
+        """Its config, and which layers it is made of."""
+        return await self.inventory.config_of(call.path["node"])
+
+    async def revoke(self, call: Call) -> Any:
+        """Refuse the node from now on."""
+        return await self.inventory.revoke(call.path["node"], call.body.reason)
+
+    async def restore(self, call: Call) -> Any:
+        """Take that back."""
+        return await self.inventory.restore(call.path["node"])
+
+    async def tag(self, call: Call) -> Any:
+        """Give the node tags, take some away: `{"add": [...], "remove": [...]}`."""
+        return await self.inventory.tag(call.path["node"], call.body.add, call.body.remove)
+
+    async def forget(self, call: Call) -> Any:
+        """Keep nothing of the node any more."""
+        return await self.inventory.forget(call.path["node"])
+
+    async def certificates(self, call: Call) -> Any:
+        """Certificates of nodes that end `within` so many days, or have ended."""
+        return {"certificates": await self.inventory.certificates(call.query.within, call.query.limit)}

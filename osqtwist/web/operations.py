@@ -1,0 +1,172 @@
+"""
+Operations of the operators' API: declared once, served, authorized and documented from the same declaration.
+
+A group of operations is a class whose ``operations()`` lists them.  The work of each is a coroutine method that takes
+a :class:`Call`, whose parameters are decoded and checked by then, and answers with what becomes the JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Protocol
+
+import attrs
+import msgspec
+from twisted.web.server import Request
+
+from osqtwist.operator import Actor, Role
+from osqtwist.wire import MalformedRequest
+
+NDJSON = "application/x-ndjson"
+JSON = "application/json"
+MOST_AT_ONCE = 1000
+
+Limit = Annotated[int, msgspec.Meta(ge=1, le=MOST_AT_ONCE, description="how many at most")]
+Offset = Annotated[int, msgspec.Meta(ge=0, le=10**9, description="where to go on: next_offset of the page before")]
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """No parameters."""
+
+
+class Page(msgspec.Struct, forbid_unknown_fields=True):
+    """Which part of a list."""
+
+    limit: Limit = 100
+    offset: Offset = 0
+
+
+@attrs.define
+class Call:
+    """
+    One call of an operation.
+
+    :ivar path: what stands for each name in the path.
+    :ivar query: the parameters, as the operation's query type.
+    :ivar body: the body, as its body type.
+    """
+
+    request: Request
+    actor: Actor
+    path: Mapping[str, str]
+    query: Any
+    body: Any
+
+    def emit(self, line: Any) -> None:
+        """Write one line of an answer of JSON lines."""
+        if not self.request.startedWriting:
+            self.request.setHeader(b"Content-Type", NDJSON.encode())
+        self.request.write(msgspec.json.encode(line) + b"\n")
+
+    def set_header(self, name: str, value: str) -> None:
+        """Set a header of the answer."""
+        self.request.setHeader(name.encode(), value.encode())
+
+
+@attrs.frozen
+class Operation:
+    """
+    One thing that operators can have done.
+
+    :ivar path: with ``{name}`` for what varies; a node's name may have slashes, others not.
+    :ivar work: its first sentence is the summary.
+    :ivar role: who may, at least; ``None`` for everybody, known or not.
+    :ivar answer: the type of what it answers; of each line, where :attr:`media` is :data:`NDJSON`.
+    :ivar media: of the answer.
+    :ivar is_secret: whether body or answer have secrets in them: neither is noted anywhere.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    work: Callable[[Call], Awaitable[Any]]
+    role: Role | None
+    answer: Any = dict[str, Any]
+    query: type[msgspec.Struct] = Nothing
+    body: type[msgspec.Struct] = Nothing
+    code: int = 200
+    media: str = JSON
+    is_secret: bool = False
+
+    @property
+    def name(self) -> str:
+        """Unique among all."""
+        return f"{self.group}.{self.work.__name__}"
+
+    @property
+    def group(self) -> str:
+        """What it is about: the first part of its path."""
+        return self.path.removeprefix("/api/v1/").strip("/").split("/")[0]
+
+    @property
+    def summary(self) -> str:
+        """What it does, in a line."""
+        return (self.work.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+
+    @property
+    def is_change(self) -> bool:
+        """Whether it changes anything: then it is noted before it is done."""
+        return self.method == "POST"
+
+    @property
+    def names(self) -> list[str]:
+        """What varies in the path."""
+        return re.findall(r"\{(\w+)\}", self.path)
+
+    def query_of(self, request: Request) -> Any:
+        """
+        The parameters.
+
+        :raise MalformedRequest: they are not what the operation takes.
+        """
+        fields = {field.name: field for field in msgspec.structs.fields(self.query)}
+        values: dict[str, Any] = {}
+        for name, texts in _arguments(request).items():
+            field = fields.get(name)
+            many = field is not None and getattr(field.type, "__origin__", None) in (tuple, list)
+            if len(texts) > 1 and not many:
+                raise MalformedRequest(f"the parameter {name[:64]!r} stands there more than once")
+            values[name] = texts if many else texts[0]
+        try:
+            return msgspec.convert(values, self.query, strict=False)
+        except msgspec.ValidationError as problem:
+            raise MalformedRequest(f"the parameters are not as they should be: {problem}") from None
+
+    def body_of(self, request: Request) -> Any:
+        """
+        The body.
+
+        :raise MalformedRequest: it is not what the operation takes.
+        """
+        content: Any = request.content
+        try:
+            return msgspec.json.decode(content.getvalue() or b"{}", type=self.body)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as problem:
+            raise MalformedRequest(f"the body is not as it should be: {problem}") from None
+
+
+class OperationGroup(Protocol):
+    """Operations about one thing."""
+
+    def operations(self) -> Sequence[Operation]:
+        """All of them."""
+
+
+def page_of(rows: Sequence[Any], page: Page, name: str) -> dict[str, Any]:
+    """
+    A page of a list, under a name, with ``next_offset``: where to go on, or nothing at the end.
+
+    :param rows: from the first one on, up to the one after the page at least, if there is one.
+    """
+    end = page.offset + page.limit
+    return {name: rows[page.offset : end], "next_offset": end if len(rows) > end else None}
+
+
+def _arguments(request: Request) -> dict[str, list[str]]:
+    try:
+        return {
+            name.decode("utf-8"): [value.decode("utf-8") for value in values]
+            for name, values in (request.args or {}).items()
+        }
+    except UnicodeDecodeError:
+        raise MalformedRequest("the parameters are not UTF-8") from None

@@ -1,0 +1,65 @@
+"""Operations about the server as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from osqtwist.figures import SummedFigures
+from osqtwist.interfaces import StoreFull, StoreUnavailable
+from osqtwist.inventory import Inventory
+from osqtwist.operator import Role
+from osqtwist.sinkview import SinkView
+from osqtwist.web.operations import Call, Operation
+
+_TEXT = "text/plain; charset=utf-8"
+
+
+@attrs.frozen
+class ServiceOperations:
+    """
+    Health, figures, and how to come in.
+
+    :ivar figures: those of every process.
+    :ivar flags: writes the flagfile.
+    """
+
+    inventory: Inventory
+    sinks: SinkView
+    figures: SummedFigures
+    flags: Callable[[], str]
+
+    def operations(self) -> Sequence[Operation]:
+        """See :class:`osqtwist.web.operations.OperationGroup`."""
+        return (
+            Operation("GET", "/healthz", self.healthz, None),
+            Operation("GET", "/metrics", self.metrics, Role.VIEWER, bytes, media=CONTENT_TYPE_LATEST),
+            Operation("GET", "/api/v1/status", self.status, Role.VIEWER),
+            Operation("GET", "/api/v1/flags", self.flagfile, Role.VIEWER, bytes, media=_TEXT),
+        )
+
+    async def healthz(self, call: Call) -> Any:
+        """Whether requests of nodes can be served: `{"status":"ok"}`, or 503 when the store does not answer."""
+        await self.inventory.ping()
+        return {"status": "ok"}
+
+    async def metrics(self, call: Call) -> bytes:
+        """Every metric, for Prometheus, with the figures of the store looked up now."""
+        await self.inventory.update_metrics()
+        with contextlib.suppress(StoreUnavailable, StoreFull):
+            await self.sinks.update_metrics()
+        return generate_latest(self.figures)
+
+    async def status(self, call: Call) -> Any:
+        """One page of figures."""
+        rows = await self.sinks.rows()
+        brief = {each["sink"]: {key: each[key] for key in ("state", "lag_lines", "lag_seconds")} for each in rows}
+        return await self.inventory.status() | {"sinks": brief}
+
+    async def flagfile(self, call: Call) -> bytes:
+        """An osqueryd flagfile that works with this server."""
+        return self.flags().encode()
