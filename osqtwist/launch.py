@@ -54,9 +54,8 @@ from osqtwist.tls import (
     LoadedTLS,
     PeerIdentities,
     ReloadingServerTLS,
-    TLSFiles,
-    UnusableCredential,
 )
+from osqtwist.tlsfiles import TLSFiles, UnusableCredential
 from osqtwist.web.gate import Gate
 from osqtwist.workers import WorkerInstructions, Workers, worker_words
 

@@ -42,7 +42,8 @@ from osqtwist.query import DistributedQuery
 from osqtwist.settings import Settings
 from osqtwist.storage.memory import MemoryStores
 from osqtwist.targeting import Target
-from osqtwist.tls import PeerIdentities, ReloadingServerTLS, TLSFiles, UnusableCredential
+from osqtwist.tls import PeerIdentities, ReloadingServerTLS
+from osqtwist.tlsfiles import TLSFiles, UnusableCredential
 from osqtwist.tlsport import listen
 from osqtwist.web import routes
 

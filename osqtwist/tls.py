@@ -17,9 +17,6 @@ from typing import Any
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.x509.oid import ExtensionOID
 from OpenSSL import SSL, crypto
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
@@ -27,6 +24,17 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from osqtwist.identity import CertificateIdentity, IdentityCache
+from osqtwist.tlsfiles import (
+    TLSFiles,
+    UnusableCredential,
+    authorities,
+    certificates,
+    intermediates,
+    is_of,
+    private_key,
+    public_key,
+    revocation_lists,
+)
 
 CHECK_INTERVAL = 2.0
 """Seconds between two looks at the files."""
@@ -49,34 +57,6 @@ _VERIFY = {
 }
 # X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_NOT_YET_VALID, X509_V_ERR_CRL_HAS_EXPIRED
 _CRL_MISSING, _CRL_NOT_YET_VALID, _CRL_EXPIRED = 3, 11, 12
-_PEM_CRL = b"-----BEGIN X509 CRL-----"
-
-
-class UnusableCredential(Exception):
-    """A certificate, key, CA or CRL file cannot be used; one sentence that names option and file."""
-
-
-@attrs.frozen
-class TLSFiles:
-    """
-    The files that make up the server's side of TLS, and how nodes are asked for certificates.
-
-    :ivar client_auth: ``required``, ``optional`` or ``none``.
-    :ivar stale_crl: ``accept`` keeps a revocation list in force past its next update; ``refuse`` refuses every
-        certificate that it is about.
-    """
-
-    cert: Path
-    key: Path
-    client_ca: Path | None = None
-    client_crl: Path | None = None
-    client_auth: str = "optional"
-    stale_crl: str = "accept"
-
-    @property
-    def paths(self) -> list[Path]:
-        """Every file there is to watch."""
-        return [path for path in (self.cert, self.key, self.client_ca, self.client_crl) if path is not None]
 
 
 @attrs.frozen
@@ -102,70 +82,50 @@ def load(files: TLSFiles, now: float) -> LoadedTLS:
     :raise UnusableCredential: one of them cannot be used.
     """
     if files.client_auth == "required" and not files.client_ca:
-        raise UnusableCredential("--client-auth required needs --client-ca")
-    chain = _certificates("--cert", files.cert)
+        raise UnusableCredential(f"--client-auth required needs {files.options['client_ca']}")
+    chain = certificates(files)
     leaf = chain[0]
-    key = _private_key(files.key)
-    if key.public_key() != _public_key(files.cert, leaf):
-        raise UnusableCredential(f"--key {files.key} is not the key of --cert {files.cert}")
+    key = private_key(files)
+    if key.public_key() != public_key(files, leaf):
+        raise UnusableCredential(f"{files.said('key')} is not the key of {files.said('cert')}")
     not_after = leaf.not_valid_after_utc.timestamp()
     if not_after <= now:
-        raise UnusableCredential(f"--cert {files.cert} expired on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+        raise UnusableCredential(f"{files.said('cert')} expired on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
     if leaf.not_valid_before_utc.timestamp() > now:
         raise UnusableCredential(
-            f"--cert {files.cert} is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+            f"{files.said('cert')} is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
         )
     warnings = []
     if not_after - now < WARN_BEFORE_EXPIRY:
-        warnings.append(f"--cert {files.cert} expires on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
-    authorities = _authorities(files.client_ca) if files.client_auth != "none" and files.client_ca else []
+        warnings.append(f"{files.said('cert')} expires on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    trusted = authorities(files)
     context = _new_context()
     try:
         context.use_certificate(leaf)
-        for issuer in chain[1:] or _intermediates(leaf, authorities):
+        for issuer in chain[1:] or intermediates(leaf, trusted):
             context.add_extra_chain_cert(issuer)
         context.use_privatekey(key)
     except (SSL.Error, ValueError, TypeError) as problem:
         # Such as a key too short for OpenSSL's security level.
         reason = problem.args[0][-1][-1] if isinstance(problem, SSL.Error) and any(problem.args) else problem
-        raise UnusableCredential(f"--cert {files.cert} is refused by OpenSSL: {reason}") from None
+        raise UnusableCredential(f"{files.said('cert')} is refused by OpenSSL: {reason}") from None
     next_update = float("inf")
-    if authorities:
+    if trusted:
         store = context.get_cert_store()
         if store is None:
             raise UnusableCredential("OpenSSL has no certificate store")
-        for authority in authorities:
+        for authority in trusted:
             store.add_cert(crypto.X509.from_cryptography(authority))
         tolerated: frozenset[int] = frozenset()
         if files.client_crl:
-            lists = _revocation_lists(files.client_crl, authorities)
+            lists = revocation_lists(files, trusted)
             for each in lists:
                 store.add_crl(each)
             store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
-            tolerated, next_update, more = _tolerances(files, authorities, lists, now)
+            tolerated, next_update, more = _tolerances(files, trusted, lists, now)
             warnings += more
         context.set_verify(_VERIFY[files.client_auth], _tolerating(tolerated) if tolerated else None)
     return LoadedTLS(context, not_after, next_update, tuple(warnings))
-
-
-def _intermediates(leaf: x509.Certificate, authorities: list[x509.Certificate]) -> list[x509.Certificate]:
-    """Who stands between the server's certificate and its root, if that is to be found among the CAs of nodes."""
-    found: list[x509.Certificate] = []
-    current = leaf
-    while issuer := next((each for each in authorities if each not in found and _is_issued_by(current, each)), None):
-        if issuer.issuer == issuer.subject:
-            break
-        found.append(issuer)
-        current = issuer
-    return found
-
-
-def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
 
 
 def _new_context() -> SSL.Context:
@@ -190,7 +150,7 @@ def _choose_http1(connection: SSL.Connection, offered: list[bytes]) -> Any:
 
 def _tolerances(
     files: TLSFiles,
-    authorities: list[x509.Certificate],
+    trusted: list[x509.Certificate],
     lists: list[x509.CertificateRevocationList],
     now: float,
 ) -> tuple[frozenset[int], float, list[str]]:
@@ -206,34 +166,23 @@ def _tolerances(
         tolerated |= {_CRL_NOT_YET_VALID, _CRL_EXPIRED}
     if any(each.last_update_utc.timestamp() > now for each in lists):
         consequence = "it is in force" if tolerated else "until then the nodes it is about are refused"
-        warnings.append(f"--client-crl {files.client_crl} is dated in the future; {consequence}")
+        warnings.append(f"{files.said('client_crl')} is dated in the future; {consequence}")
     next_updates = [each.next_update_utc.timestamp() for each in lists if each.next_update_utc]
     future = [moment for moment in next_updates if moment > now]
     if len(future) < len(next_updates):
         if files.stale_crl == "accept":
-            warnings.append(f"--client-crl {files.client_crl} is past its next update; it stays in force")
+            warnings.append(f"{files.said('client_crl')} is past its next update; it stays in force")
         else:
             warnings.append(
-                f"--client-crl {files.client_crl} is past its next update: with --stale-crl refuse, "
+                f"{files.said('client_crl')} is past its next update: with --stale-crl refuse, "
                 "the nodes it is about are refused"
             )
-    uncovered = [authority for authority in authorities if not any(_is_of(each, authority) for each in lists)]
+    uncovered = [authority for authority in trusted if not any(is_of(each, authority) for each in lists)]
     if uncovered:
         tolerated.add(_CRL_MISSING)
         names = ", ".join(authority.subject.rfc4514_string() for authority in uncovered)
-        warnings.append(f"--client-crl {files.client_crl} has no list of {names}; its nodes are not checked")
+        warnings.append(f"{files.said('client_crl')} has no list of {names}; its nodes are not checked")
     return frozenset(tolerated), min(future, default=float("inf")), warnings
-
-
-def _is_of(revocations: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
-    # The name is not enough: a CA that renews its key has one name and, for a while, a list by its old key only.
-    try:
-        return revocations.issuer == authority.subject and revocations.is_signature_valid(
-            authority.public_key()  # type: ignore[arg-type]
-        )
-    except (TypeError, ValueError, UnsupportedAlgorithm):
-        # Cryptography cannot tell; OpenSSL will.
-        return True
 
 
 def _tolerating(tolerated: frozenset[int]) -> Callable[[SSL.Connection, crypto.X509, int, int, int], bool]:
@@ -241,70 +190,6 @@ def _tolerating(tolerated: frozenset[int]) -> Callable[[SSL.Connection, crypto.X
         return bool(ok) or error in tolerated
 
     return verdict
-
-
-def _read(option: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as problem:
-        raise UnusableCredential(f"{option} {path}: {problem.strerror}") from None
-
-
-def _certificates(option: str, path: Path) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(_read(option, path))
-    except (ValueError, x509.InvalidVersion):
-        raise UnusableCredential(f"{option} {path} holds no certificate in PEM") from None
-
-
-def _private_key(path: Path) -> Any:
-    try:
-        return serialization.load_pem_private_key(_read("--key", path), None)
-    except TypeError:
-        raise UnusableCredential(f"--key {path} is encrypted; the server needs one that is not") from None
-    except UnsupportedAlgorithm as problem:
-        raise UnusableCredential(f"--key {path} is of a kind that is not supported: {problem}") from None
-    except ValueError:
-        raise UnusableCredential(f"--key {path} holds no private key in PEM") from None
-
-
-def _public_key(path: Path, certificate: x509.Certificate) -> Any:
-    try:
-        return certificate.public_key()
-    except (UnsupportedAlgorithm, ValueError) as problem:
-        raise UnusableCredential(f"--cert {path} has a key that cannot be used: {problem}") from None
-
-
-def _authorities(path: Path) -> list[x509.Certificate]:
-    authorities = _certificates("--client-ca", path)
-    for authority in authorities:
-        try:
-            constraints = authority.extensions.get_extension_for_oid(ExtensionOID.BASIC_CONSTRAINTS).value
-            is_ca = isinstance(constraints, x509.BasicConstraints) and constraints.ca
-        except (x509.ExtensionNotFound, ValueError):
-            # Old roots (X.509 version 1) have no such extension.
-            is_ca = authority.issuer == authority.subject
-        if not is_ca:
-            name = authority.subject.rfc4514_string()
-            raise UnusableCredential(f"--client-ca {path}: {name} is not a CA certificate")
-    return authorities
-
-
-def _revocation_lists(path: Path, authorities: list[x509.Certificate]) -> list[x509.CertificateRevocationList]:
-    data = _read("--client-crl", path)
-    parts = [_PEM_CRL + part for part in data.split(_PEM_CRL)[1:]]
-    try:
-        lists = [x509.load_pem_x509_crl(part) for part in parts]
-    except ValueError:
-        raise UnusableCredential(f"--client-crl {path} holds a revocation list that cannot be read") from None
-    if not lists:
-        raise UnusableCredential(f"--client-crl {path} holds no revocation list in PEM")
-    for each in lists:
-        issuers = [authority for authority in authorities if authority.subject == each.issuer]
-        if issuers and not any(_is_of(each, issuer) for issuer in issuers):
-            name = each.issuer.rfc4514_string()
-            raise UnusableCredential(f"--client-crl {path}: the list of {name} is not signed by the CA of that name")
-    return lists
 
 
 class ReloadingServerTLS:

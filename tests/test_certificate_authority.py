@@ -51,7 +51,8 @@ from osqtwist.credentialfiles import CredentialFiles, load_certificate
 from osqtwist.identity import IdentityCache, IdentityRule, identify
 from osqtwist.pki import Authority, PublicKey, UnusablePKI, development_pki, new_key
 from osqtwist.tap import Options
-from osqtwist.tls import PeerIdentities, ReloadingServerTLS, TLSFiles, load
+from osqtwist.tls import PeerIdentities, ReloadingServerTLS, load
+from osqtwist.tlsfiles import TLSFiles
 from osqtwist.tlsport import listen
 
 pytestmark = pytest.mark.slow

@@ -84,6 +84,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "statefolder",
             "supervision",
             "tls",
+            "tlsfiles",
             "tlsport",
             "web",
             "simulator",

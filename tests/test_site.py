@@ -26,7 +26,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from osqtwist.metrics import Metrics
-from osqtwist.tls import ReloadingServerTLS, TLSFiles
+from osqtwist.tls import ReloadingServerTLS
+from osqtwist.tlsfiles import TLSFiles
 from osqtwist.tlsport import listen
 from osqtwist.web.request import BodyLimits
 from osqtwist.web.site import Deadlines, NodeSite

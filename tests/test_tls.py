@@ -23,7 +23,8 @@ from twisted.internet.threads import deferToThread
 
 from osqtwist.identity import IdentityCache, IdentityRule, UnidentifiedCertificate
 from osqtwist.pki import Authority
-from osqtwist.tls import CredentialWatch, LoadedTLS, PeerIdentities, ReloadingServerTLS, TLSFiles, UnusableCredential
+from osqtwist.tls import CredentialWatch, LoadedTLS, PeerIdentities, ReloadingServerTLS
+from osqtwist.tlsfiles import TLSFiles, UnusableCredential
 from osqtwist.tlsport import listen
 from tests.certificates import DAY, TestPKI, plain_authority
 

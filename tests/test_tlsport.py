@@ -18,7 +18,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
-from osqtwist.tls import ReloadingServerTLS, TLSFiles
+from osqtwist.tls import ReloadingServerTLS
+from osqtwist.tlsfiles import TLSFiles
 from osqtwist.tlsport import ACCEPTS_AT_ONCE, listen
 from tests.certificates import TestPKI
 from tests.test_storage_faults import pause

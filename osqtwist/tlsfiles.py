@@ -1,0 +1,181 @@
+"""
+The files that TLS is made of: certificates, keys, CAs, revocation lists.
+
+Each error names the option and the file at fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtensionOID
+
+_PEM_CRL = b"-----BEGIN X509 CRL-----"
+
+OF_NODES = {"cert": "--cert", "key": "--key", "client_ca": "--client-ca", "client_crl": "--client-crl"}
+"""The options that the files towards nodes come from."""
+
+
+class UnusableCredential(Exception):
+    """A certificate, key, CA or CRL file cannot be used; one sentence that names option and file."""
+
+
+@attrs.frozen
+class TLSFiles:
+    """
+    The files that make up the server's side of TLS, and how nodes are asked for certificates.
+
+    :ivar options: the option that each is from, for errors to name.
+    :ivar client_auth: ``required``, ``optional`` or ``none``.
+    :ivar stale_crl: ``accept`` keeps a revocation list in force past its next update; ``refuse`` refuses every
+        certificate that it is about.
+    """
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+    client_crl: Path | None = None
+    client_auth: str = "optional"
+    stale_crl: str = "accept"
+    options: Mapping[str, str] = OF_NODES
+
+    def said(self, name: str) -> str:
+        """A file as an operator said it: option and path."""
+        return f"{self.options[name]} {getattr(self, name)}"
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every file there is to watch."""
+        return [path for path in (self.cert, self.key, self.client_ca, self.client_crl) if path is not None]
+
+
+def intermediates(leaf: x509.Certificate, authorities: list[x509.Certificate]) -> list[x509.Certificate]:
+    """Who stands between the server's certificate and its root, if that is to be found among the CAs of nodes."""
+    found: list[x509.Certificate] = []
+    current = leaf
+    while issuer := next((each for each in authorities if each not in found and _is_issued_by(current, each)), None):
+        if issuer.issuer == issuer.subject:
+            break
+        found.append(issuer)
+        current = issuer
+    return found
+
+
+def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def is_of(revocations: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    """Whether a revocation list is that of this CA and key."""
+    # The name is not enough: a CA that renews its key has one name and, for a while, a list by its old key only.
+    try:
+        return revocations.issuer == authority.subject and revocations.is_signature_valid(
+            authority.public_key()  # type: ignore[arg-type]
+        )
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        # Cryptography cannot tell; OpenSSL will.
+        return True
+
+
+def _read(files: TLSFiles, name: str) -> bytes:
+    path: Path = getattr(files, name)
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise UnusableCredential(f"{files.said(name)}: {problem.strerror}") from None
+
+
+def certificates(files: TLSFiles, name: str = "cert") -> list[x509.Certificate]:
+    """
+    Every certificate of a file.
+
+    :raise UnusableCredential: there is none.
+    """
+    try:
+        return x509.load_pem_x509_certificates(_read(files, name))
+    except (ValueError, x509.InvalidVersion):
+        raise UnusableCredential(f"{files.said(name)} holds no certificate in PEM") from None
+
+
+def private_key(files: TLSFiles) -> Any:
+    """
+    The private key.
+
+    :raise UnusableCredential: it cannot be used.
+    """
+    try:
+        return serialization.load_pem_private_key(_read(files, "key"), None)
+    except TypeError:
+        raise UnusableCredential(f"{files.said('key')} is encrypted; the server needs one that is not") from None
+    except UnsupportedAlgorithm as problem:
+        raise UnusableCredential(f"{files.said('key')} is of a kind that is not supported: {problem}") from None
+    except ValueError:
+        raise UnusableCredential(f"{files.said('key')} holds no private key in PEM") from None
+
+
+def public_key(files: TLSFiles, certificate: x509.Certificate) -> Any:
+    """
+    The key in the server's certificate.
+
+    :raise UnusableCredential: it cannot be used.
+    """
+    try:
+        return certificate.public_key()
+    except (UnsupportedAlgorithm, ValueError) as problem:
+        raise UnusableCredential(f"{files.said('cert')} has a key that cannot be used: {problem}") from None
+
+
+def authorities(files: TLSFiles) -> list[x509.Certificate]:
+    """
+    The CAs of those who connect; none if they are not asked for certificates.
+
+    :raise UnusableCredential: one is not a CA.
+    """
+    if files.client_auth == "none" or not files.client_ca:
+        return []
+    found = certificates(files, "client_ca")
+    for authority in found:
+        try:
+            constraints = authority.extensions.get_extension_for_oid(ExtensionOID.BASIC_CONSTRAINTS).value
+            is_ca = isinstance(constraints, x509.BasicConstraints) and constraints.ca
+        except (x509.ExtensionNotFound, ValueError):
+            # Old roots (X.509 version 1) have no such extension.
+            is_ca = authority.issuer == authority.subject
+        if not is_ca:
+            name = authority.subject.rfc4514_string()
+            raise UnusableCredential(f"{files.said('client_ca')}: {name} is not a CA certificate")
+    return found
+
+
+def revocation_lists(files: TLSFiles, authorities: list[x509.Certificate]) -> list[x509.CertificateRevocationList]:
+    """
+    The revocation lists.
+
+    :raise UnusableCredential: one cannot be read, or is not signed by its CA.
+    """
+    data = _read(files, "client_crl")
+    parts = [_PEM_CRL + part for part in data.split(_PEM_CRL)[1:]]
+    try:
+        lists = [x509.load_pem_x509_crl(part) for part in parts]
+    except ValueError:
+        raise UnusableCredential(f"{files.said('client_crl')} holds a revocation list that cannot be read") from None
+    if not lists:
+        raise UnusableCredential(f"{files.said('client_crl')} holds no revocation list in PEM")
+    for each in lists:
+        issuers = [authority for authority in authorities if authority.subject == each.issuer]
+        if issuers and not any(is_of(each, issuer) for issuer in issuers):
+            name = each.issuer.rfc4514_string()
+            raise UnusableCredential(
+                f"{files.said('client_crl')}: the list of {name} is not signed by the CA of that name"
+            )
+    return lists
