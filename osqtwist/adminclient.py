@@ -1,4 +1,4 @@
-"""A client of the operators' API over the admin socket, with treq."""
+"""A client of the operators' API, over the admin socket or over TLS, with treq."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from urllib.parse import quote, urlencode
 import attrs
 import msgspec
 import treq
+from OpenSSL import SSL
+from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS, trustRootFromCertificates
 from twisted.web.client import URI, Agent, ResponseNeverReceived
-from twisted.web.iweb import IAgentEndpointFactory
+from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
 _MAX_LINE = 64 * 2**20
 
 
@@ -27,6 +31,44 @@ class AdminUnreachable(Exception):
 
 class AdminRefused(Exception):
     """The server answered and refused; its text."""
+
+
+@attrs.frozen
+class Door:
+    """
+    Where the API is, and what shows who comes.
+
+    :ivar socket: the admin socket, unless there is a :attr:`server`.
+    :ivar server: ``https://HOST:PORT``.
+    :ivar ca: PEM of the CAs that may have signed the server's certificate; those of the system if not given.
+    :ivar certificate: PEM of the operator's certificate and key, in one.
+    :ivar token: an access token.
+    """
+
+    socket: Path
+    server: str = ""
+    ca: bytes = b""
+    certificate: bytes = b""
+    token: str = attrs.field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return self.server or str(self.socket)
+
+    def agent(self, reactor: Any) -> Agent:
+        """
+        What makes connections.
+
+        :raise ValueError: a certificate or key cannot be read.
+        """
+        if not self.server:
+            agent: Agent = Agent.usingEndpointFactory(reactor, _Socket(reactor, str(self.socket)))
+            return agent
+        trusted = None
+        if self.ca:
+            parts = [_BEGIN + part for part in self.ca.split(_BEGIN)[1:]]
+            trusted = trustRootFromCertificates([Certificate.loadPEM(part) for part in parts])
+        own = PrivateCertificate.loadPEM(self.certificate) if self.certificate else None
+        return Agent(reactor, contextFactory=_Policy(trusted, own), connectTimeout=10)
 
 
 @implementer(IAgentEndpointFactory)
@@ -39,16 +81,31 @@ class _Socket:
         return UNIXClientEndpoint(self.reactor, self.path, timeout=5)
 
 
+@implementer(IPolicyForHTTPS)
+@attrs.frozen
+class _Policy:
+    trusted: Any
+    own: Any
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
+        return optionsForClientTLS(hostname.decode("ascii"), trustRoot=self.trusted, clientCertificate=self.own)
+
+
 class AdminClient:
     """
     Calls the operators' API.
 
     Every method raises :class:`AdminUnreachable` or :class:`AdminRefused`.
+
+    :raise AdminUnreachable: a certificate or key cannot be read.
     """
 
-    def __init__(self, reactor: Any, socket: Path) -> None:
-        self._socket = socket
-        self._http = HTTPClient(Agent.usingEndpointFactory(reactor, _Socket(reactor, str(socket))))
+    def __init__(self, reactor: Any, door: Door) -> None:
+        self._door = door
+        try:
+            self._http = HTTPClient(door.agent(reactor))
+        except (ValueError, SSL.Error) as problem:
+            raise AdminUnreachable(f"certificate, key or CA for {door} cannot be read: {problem}") from None
 
     async def get(self, *path: str, **query: str | int) -> Any:
         """The JSON that a route answers."""
@@ -85,16 +142,19 @@ class AdminClient:
         return response.headers
 
     async def _ask(self, method: str, path: tuple[str, ...], query: dict[str, str | int], body: Any) -> Any:
-        url = "http://admin/" + "/".join(quote(part, safe="") for part in path)
+        url = (self._door.server or "http://admin") + "/" + "/".join(quote(part, safe="") for part in path)
         if query:
             url += "?" + urlencode(query)
         data = None if body is None else msgspec.json.encode(body)
+        headers: dict[bytes | str, bytes | str] = {}
+        if self._door.token:
+            headers["Authorization"] = f"Bearer {self._door.token}"
         try:
-            response = await self._http.request(method, url, data=data)
+            response = await self._http.request(method, url, data=data, headers=headers)
         except (ConnectError, OSError) as problem:
-            raise AdminUnreachable(f"no osqtwist answers on {self._socket}: {problem}") from None
-        except ResponseNeverReceived:
-            raise AdminUnreachable(f"osqtwist on {self._socket} closed the connection without an answer") from None
+            raise AdminUnreachable(f"no osqtwist answers on {self._door}: {problem}") from None
+        except ResponseNeverReceived as problem:
+            raise AdminUnreachable(_why_never(self._door, problem)) from None
         if response.code >= 400:
             raise AdminRefused(_error_of(await treq.content(response), response.code))
         return response
@@ -116,6 +176,16 @@ class _Lines:
     def finish(self) -> None:
         if self._rest.strip():
             self.on_line(msgspec.json.decode(self._rest))
+
+
+def _why_never(door: Door, problem: ResponseNeverReceived) -> str:
+    for reason in problem.reasons:
+        if isinstance(reason.value, VerificationError):
+            return f"{door} shows a certificate that is not for that name"
+        if isinstance(reason.value, SSL.Error):
+            words = [str(word) for error in reason.value.args for each in error for word in each[-1:]]
+            return f"the TLS handshake with {door} failed: {'; '.join(words) or 'without a word'}"
+    return f"osqtwist on {door} closed the connection without an answer"
 
 
 def _error_of(content: bytes, code: int) -> str:

@@ -38,10 +38,13 @@ def announce(
     development: DevelopmentPKI | None,
     secret_path: Path | None,
     flags: str,
+    operators: BoundPort | None = None,
 ) -> None:
     """Say it in the log, and on the terminal if there is one."""
     for port in ports:
         _log.info("osqtwist serves nodes on {port}", port=str(port))
+    if operators:
+        _log.info("osqtwist serves operators on {port} too", port=str(operators))
     _log.info("osqtwist serves operators on unix:{path}", path=str(settings.admin_socket.absolute()))
     if development is None:
         return

@@ -15,7 +15,27 @@ from osqtwist.interfaces import IStores
 _AT_ONCE = 500
 _MOST_DETAIL = 2000
 
+_STRANGERS_A_MINUTE = 10
+
 Emit = Callable[[dict[str, Any]], None]
+
+
+@attrs.define
+class _Strangers:
+    minute: int = 0
+    noted: int = 0
+    left_out: int = 0
+
+    def left_out_before(self, now: float) -> int | None:
+        """How many were left out since the last that was noted; nothing if this one is left out too."""
+        if (minute := int(now // 60)) != self.minute:
+            self.minute, self.noted = minute, 0
+        if self.noted >= _STRANGERS_A_MINUTE:
+            self.left_out += 1
+            return None
+        self.noted += 1
+        left_out, self.left_out = self.left_out, 0
+        return left_out
 
 
 @attrs.frozen
@@ -24,6 +44,7 @@ class AuditTrail:
 
     clock: IReactorTime
     stores: IStores
+    _strangers: _Strangers = attrs.field(factory=_Strangers, init=False)
 
     async def begun(self, actor: str, action: str, detail: str) -> None:
         """
@@ -36,6 +57,17 @@ class AuditTrail:
     async def refused(self, actor: str, action: str, why: str) -> None:
         """Note that it was not done after all, or could not be understood."""
         await self._append(actor, action, "", f"refused: {why}")
+
+    async def stranger(self, where: str, action: str, why: str) -> None:
+        """
+        Note that somebody unknown was refused.
+
+        Anybody can bring that about, so few are noted a minute; the next one says how many were left out.
+        """
+        left_out = self._strangers.left_out_before(self.clock.seconds())
+        if left_out is not None:
+            more = f", and {left_out} others like it before" if left_out else ""
+            await self._append(f"somebody at {where}", action, "", f"refused: {why}{more}")
 
     async def newest(self, count: int) -> list[dict[str, Any]]:
         """The newest entries, the newest first."""

@@ -39,7 +39,8 @@ _ATTRIBUTES = {
     "dnQualifier": NameOID.DN_QUALIFIER,
     "emailAddress": NameOID.EMAIL_ADDRESS,
 }
-_SOURCES = ("san.dns", "san.uri", "serial", *(f"subject.{name}" for name in _ATTRIBUTES))
+SOURCES = ("san.dns", "san.uri", "serial", *(f"subject.{name}" for name in _ATTRIBUTES))
+"""The parts of a certificate that a rule can be about."""
 
 # What cryptography raises, and only when a part is asked for: text that is not in its own encoding, extensions twice
 # or of a kind that it does not know, keys likewise.
@@ -185,8 +186,8 @@ def node_id_for_host(host_identifier: str) -> str:
 
 
 def _check_rule(source: str, pattern: str) -> None:
-    if source not in _SOURCES:
-        raise ValueError(f"source is {source!r}; it must be one of {', '.join(_SOURCES)}")
+    if source not in SOURCES:
+        raise ValueError(f"source is {source!r}; it must be one of {', '.join(SOURCES)}")
     try:
         re.compile(pattern)
     except re.error as problem:

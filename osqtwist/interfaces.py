@@ -220,6 +220,7 @@ class IStores(Interface):
     sinks = Attribute("an osqtwist.loginterfaces.ISinkQueues")
     carves = Attribute("an ICarveStore")
     audit = Attribute("an IAuditStore")
+    operators = Attribute("an osqtwist.operatorinterfaces.IOperatorStore")
     signals = Attribute("an ISignals")
 
     async def ready() -> None:

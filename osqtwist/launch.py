@@ -34,7 +34,7 @@ from osqtwist.interfaces import StoreUnavailable
 from osqtwist.layers import BadConfiguration
 from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys
-from osqtwist.operating import admin_api, listen_on_socket
+from osqtwist.operating import OperatorsPort, admin_api, listen_on_socket
 from osqtwist.pki import DevelopmentPKI, UnusablePKI, development_pki
 from osqtwist.ports import BoundPort, UnusablePort, bind_all
 from osqtwist.reloading import HangUp, SecretsFile
@@ -56,7 +56,6 @@ from osqtwist.tls import (
     ReloadingServerTLS,
 )
 from osqtwist.tlsfiles import TLSFiles, UnusableCredential
-from osqtwist.web.gate import Gate
 from osqtwist.workers import WorkerInstructions, Workers, worker_words
 
 _log = Logger()
@@ -111,6 +110,10 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
         if "replica" in settings.durability:
             raise BadSetting(f"--durability {settings.durability} needs --redis: the private Valkey has no replica")
     node_side = NodeSide.of(reactor, settings, state, place, secret_path, metrics)
+    operators = OperatorsPort.of(settings)
+    if operators:
+        node_side.watches.append(CredentialWatch(reactor, operators.tls))
+        node_side.reloads.append(lambda: operators.tls.reload("SIGHUP"))
     shares = bind_all(settings.port, settings.worker_count)
     ports = shares[0]
     summed = SummedFigures(metrics.registry)
@@ -127,7 +130,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
         return flagfile(f"localhost:{ports[0].number}", node_files(development, secret_path), settings.route_prefix)
 
     crew = front if isinstance(front, Workers) else None
-    admin = admin_api(reactor, node_side.stores, node_side.parts, sinks, summed, Gate(), flags, crew)
+    admin = admin_api(reactor, node_side.stores, node_side.parts, sinks, summed, settings.operators, flags, crew)
     return Server(
         reactor=reactor,
         front=front,
@@ -140,8 +143,13 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
             *node_side.parts.services,
             *_delivery_child(reactor, settings, redis_url),
         ],
-        listen_admin=lambda: listen_on_socket(reactor, settings.admin_socket.absolute(), admin),
-        on_ready=lambda: announce(settings, ports, development, secret_path, flags()),
+        listen_admin=[
+            lambda: listen_on_socket(reactor, settings.admin_socket.absolute(), settings.admin_socket_mode, admin),
+            *([lambda: operators.listen(reactor, admin, settings.deadlines)] if operators else []),
+        ],
+        on_ready=lambda: announce(
+            settings, ports, development, secret_path, flags(), operators.bound if operators else None
+        ),
         on_failure=lambda sentence: _fail(reactor, sentence),
         expected_failures=(StartFailed, StoreUnavailable, EmbeddedStoreFailed),
         lock=lock,

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
 
+from osqtwist.access import Access, OperatorRules
 from osqtwist.assembly import Parts
 from osqtwist.audittrail import AuditTrail
 from osqtwist.figures import SummedFigures
@@ -17,19 +20,33 @@ from osqtwist.interfaces import IStores
 from osqtwist.inventory import Inventory
 from osqtwist.livequery import LiveQueries
 from osqtwist.logview import LogView
+from osqtwist.metrics import Metrics
+from osqtwist.ports import BoundPort, bind_all
 from osqtwist.server import StartFailed
+from osqtwist.settings import Settings
 from osqtwist.sinkview import SinkView
-from osqtwist.web.admin import AdminAPI, Gate
+from osqtwist.tls import ReloadingServerTLS
+from osqtwist.tlsfiles import TLSFiles, authorities
+from osqtwist.tlsport import listen
+from osqtwist.web.admin import AdminAPI
 from osqtwist.web.audit import AuditOperations
 from osqtwist.web.carves import CarveOperations
+from osqtwist.web.gate import OperatorGate
 from osqtwist.web.inventory import NodeOperations
 from osqtwist.web.livequeries import QueryOperations
 from osqtwist.web.logs import LogOperations
+from osqtwist.web.operations import Operation
+from osqtwist.web.repeats import Repeats
 from osqtwist.web.request import PlainRequest
 from osqtwist.web.service import ServiceOperations
 from osqtwist.web.sinks import SinkOperations
-from osqtwist.web.site import QuietSite
+from osqtwist.web.site import Deadlines, NodeSite, QuietSite
+from osqtwist.web.tokens import TokenOperations
 from osqtwist.web.workers import WorkerCrew, WorkerOperations
+
+_MOST_BODY = 2**20
+
+_log = Logger()
 
 
 def admin_api(
@@ -38,7 +55,7 @@ def admin_api(
     parts: Parts,
     sinks: SinkView,
     figures: SummedFigures,
-    gate: Gate,
+    rules: OperatorRules,
     flags: Callable[[], str],
     crew: WorkerCrew | None = None,
 ) -> AdminAPI:
@@ -46,11 +63,14 @@ def admin_api(
     The operators' API on top of what serves nodes.
 
     :param figures: those of every process.
+    :param rules: who may do what.
     :param flags: writes a flagfile for nodes.
     :param crew: the worker processes, if there are any.
     """
     api, trail = parts.api, AuditTrail(reactor, stores)
     inventory = Inventory(reactor, stores, api.directory, api.configuration, figures, api.metrics)
+    operations: list[Operation] = []
+    access = Access(reactor, stores, lambda: {each.group for each in operations})
     groups = (
         ServiceOperations(inventory, sinks, figures, flags),
         NodeOperations(inventory),
@@ -60,13 +80,16 @@ def admin_api(
         WorkerOperations(crew),
         CarveOperations(api.carves),
         AuditOperations(trail),
+        TokenOperations(access),
     )
-    return AdminAPI(groups, gate, trail)
+    made = AdminAPI(groups, OperatorGate(rules, access), trail, Repeats(stores))
+    operations += made.operations()
+    return made
 
 
-async def listen_on_socket(reactor: Any, path: Path, admin: AdminAPI) -> IListeningPort:
+async def listen_on_socket(reactor: Any, path: Path, mode: int, admin: AdminAPI) -> IListeningPort:
     """
-    Serve operators on a unix socket that only its owner may open.
+    Serve operators on a unix socket.
 
     :raise StartFailed: it cannot be made.
     """
@@ -74,11 +97,61 @@ async def listen_on_socket(reactor: Any, path: Path, admin: AdminAPI) -> IListen
         admin.app().resource(), requestFactory=PlainRequest, parsePOSTFormSubmission=False, reactor=reactor
     )
     try:
-        endpoint = UNIXServerEndpoint(reactor, str(path), mode=0o600, wantPID=True)
+        endpoint = UNIXServerEndpoint(reactor, str(path), mode=mode, wantPID=True)
         port: IListeningPort = await endpoint.listen(site)
         return port
     except (CannotListenError, OSError, ValueError) as problem:
         raise StartFailed(f"--admin unix:{path}: {_reason(problem)}") from None
+
+
+@attrs.frozen
+class OperatorsPort:
+    """Where operators come in over TLS."""
+
+    bound: BoundPort
+    tls: ReloadingServerTLS
+
+    @classmethod
+    def of(cls, settings: Settings) -> OperatorsPort | None:
+        """
+        Bind the port and read its files, if the settings name a port.
+
+        :raise UnusablePort: it cannot be bound.
+        :raise UnusableCredential: a file cannot be used.
+        """
+        if not settings.admin_port:
+            return None
+        own = bool(settings.admin_cert)
+        files = TLSFiles(
+            cert=Path(settings.admin_cert or settings.cert).absolute(),
+            key=Path(settings.admin_key or settings.key).absolute(),
+            client_ca=Path(settings.admin_ca).absolute() if settings.admin_ca else None,
+            client_crl=Path(settings.admin_crl).absolute() if settings.admin_crl else None,
+            client_auth="optional" if settings.admin_ca else "none",
+            stale_crl=settings.stale_crl,
+            options={
+                "cert": "--admin-cert" if own else "--cert",
+                "key": "--admin-key" if own else "--key",
+                "client_ca": "--admin-ca",
+                "client_crl": "--admin-crl",
+            },
+        )
+        tls = ReloadingServerTLS(files)
+        if settings.client_ca and settings.admin_ca:
+            nodes = TLSFiles(cert=files.cert, key=files.key, client_ca=Path(settings.client_ca).absolute())
+            for shared in set(authorities(files)) & set(authorities(nodes)):
+                _log.warn(
+                    "--admin-ca and --client-ca have {name} in common: a node that has a role may operate",
+                    name=shared.subject.rfc4514_string(),
+                )
+        return cls(bind_all([settings.admin_port])[0][0], tls)
+
+    async def listen(self, reactor: Any, admin: AdminAPI, deadlines: Deadlines) -> IListeningPort:
+        """Serve operators, under the same deadlines as nodes; their connections are not among the figures of nodes."""
+        site = NodeSite(
+            admin.app().resource(), reactor, Metrics(), lambda _: _MOST_BODY, deadlines, keeps_connections=True
+        )
+        return listen(reactor, self.bound.socket, site, self.tls.connection)
 
 
 def _reason(problem: Exception) -> str:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import enum
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
 
 import attrs
+import msgspec
 
 
 class Role(enum.IntEnum):
@@ -69,3 +75,67 @@ class Actor:
             raise NotAllowed(f"{self.name} is {self.role.word}; this needs the role {role.word}")
         if self.groups and group not in self.groups:
             raise NotAllowed(f"{self.name} is good for {', '.join(sorted(self.groups))} only, not for {group}")
+
+
+# A word that scanners for leaked secrets can look for, an id that is no secret, and 256 bits by chance.
+_TOKEN = re.compile(r"osqtwist_([0-9a-f]{12})_([\w-]{43})")
+
+
+class AccessToken(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What is kept of a token that lets a program in; the token itself is not.
+
+    :ivar role: the word of a :class:`Role`.
+    :ivar groups: the groups of operations that it is good for; none for all.
+    :ivar expires_at: Unix time, as all here.
+    :ivar digest: SHA-256 of the token.  It has 256 bits by chance, so nothing slower is needed.
+    :ivar used_at: when it was last used, to the minute; 0 for never.
+    """
+
+    token_id: str
+    name: str
+    role: str
+    groups: tuple[str, ...] = ()
+    created_at: float
+    created_by: str
+    expires_at: float
+    digest: str
+    used_at: float = 0.0
+
+    @property
+    def actor(self) -> Actor:
+        """Who comes in with it."""
+        return Actor(f"token {self.name}", Role.of(self.role), "token", frozenset(self.groups))
+
+    def opens(self, text: str, now: float) -> bool:
+        """Whether this is the token, and it is still good."""
+        return hmac.compare_digest(self.digest, _digest(text)) and now < self.expires_at
+
+
+def new_token(
+    name: str, role: Role, groups: Sequence[str], now: float, expires_at: float, created_by: str
+) -> tuple[AccessToken, str]:
+    """A token, and its text, which is nowhere else from now on."""
+    token_id = secrets.token_hex(6)
+    text = f"osqtwist_{token_id}_{secrets.token_urlsafe(32)}"
+    kept = AccessToken(
+        token_id=token_id,
+        name=name,
+        role=role.word,
+        groups=tuple(groups),
+        created_at=now,
+        created_by=created_by,
+        expires_at=expires_at,
+        digest=_digest(text),
+    )
+    return kept, text
+
+
+def token_id_of(text: str) -> str:
+    """The id in a token's text; empty if it is none."""
+    found = _TOKEN.fullmatch(text)
+    return found[1] if found else ""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

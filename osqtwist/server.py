@@ -41,7 +41,7 @@ class Server(Service):
     Everything that runs, in order.
 
     :ivar services: started in this order once the store is ready, stopped in the reverse.
-    :ivar listen_admin: opens the operators' socket, if this process has one.
+    :ivar listen_admin: opens what operators come in by, if anything.
     :ivar on_ready: called once nodes are served.
     :ivar on_failure: called with a sentence when the start fails; the process should end.
     :ivar lock: what keeps other servers out of the state folder; closed at the very end.
@@ -55,9 +55,9 @@ class Server(Service):
     on_ready: Callable[[], None]
     on_failure: Callable[[str], None]
     expected_failures: tuple[type[Exception], ...]
-    listen_admin: Callable[[], Awaitable[IListeningPort]] | None = None
+    listen_admin: Sequence[Callable[[], Awaitable[IListeningPort]]] = ()
     lock: IO[str] | None = None
-    _admin: IListeningPort | None = attrs.field(default=None, init=False)
+    _admin: list[IListeningPort] = attrs.field(factory=list, init=False)
     _running: list[IService] = attrs.field(factory=list, init=False)
     _starting: Deferred[None] | None = attrs.field(default=None, init=False)
     _log = Logger()
@@ -82,8 +82,8 @@ class Server(Service):
             for service in self.services:
                 service.startService()
                 self._running.append(service)
-            if self.listen_admin:
-                self._admin = await self.listen_admin()
+            for listen in self.listen_admin:
+                self._admin.append(await listen())
             await self.front.open()
         except self.expected_failures as problem:
             self.on_failure(str(problem))
@@ -97,8 +97,8 @@ class Server(Service):
             self.on_ready()
 
     async def _stop(self) -> None:
-        if self._admin:
-            await maybeDeferred(self._admin.stopListening)
+        for port in self._admin:
+            await maybeDeferred(port.stopListening)
         await self.front.shut()
         # Last started, first stopped; the distributed reads are among the last, so they are answered first.
         for service in reversed(self._running):

@@ -8,6 +8,7 @@ environment.  What is a table (identity rules, deadlines) stands in the settings
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from osqtwist.access import OperatorRules
 from osqtwist.distributed import MAX_HOLD
 from osqtwist.identity import IdentityRule, TagRule
 from osqtwist.loginterfaces import Budgets
@@ -52,6 +54,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     redis_prefix: str = "osqtwist:"
     state: str = "state"
     admin: str = ""
+    admin_port: str = ""
+    admin_cert: str = ""
+    admin_key: str = ""
+    admin_ca: str = ""
+    admin_crl: str = ""
     role: Role = "all"
     workers: int | Literal["auto"] = 1
     hold: float = 10.0
@@ -69,6 +76,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     certificate_tags: tuple[TagRule, ...] = ()
     deadlines: Deadlines = Deadlines()
     sink: dict[str, dict[str, Any]] = {}
+    operators: OperatorRules = OperatorRules()
 
     @property
     def budgets(self) -> Budgets:
@@ -88,7 +96,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @property
     def admin_socket(self) -> Path:
         """The path of the admin socket."""
-        return Path(self.admin.removeprefix("unix:")) if self.admin else Path(self.state) / "admin.sock"
+        path = self.admin.removeprefix("unix:").partition(":mode=")[0]
+        return Path(path) if path else Path(self.state) / "admin.sock"
+
+    @property
+    def admin_socket_mode(self) -> int:
+        """Who may open it, as ``chmod`` has it."""
+        return int(self.admin.partition(":mode=")[2] or "600", 8)
 
 
 HELP: dict[str, tuple[str, str]] = {
@@ -106,7 +120,12 @@ HELP: dict[str, tuple[str, str]] = {
     "redis": ("URL", "redis://, rediss://, unix:/PATH or sentinel://; a private Valkey is started without it"),
     "redis_prefix": ("TEXT", "begins every key in Redis"),
     "state": ("DIR", "embedded store, admin socket, carves, signing keys"),
-    "admin": ("ENDPOINT", "the operators' socket: unix:PATH; by default admin.sock in the state folder"),
+    "admin": ("ENDPOINT", "the operators' socket: unix:PATH[:mode=600]; by default admin.sock in the state folder"),
+    "admin_port": ("ENDPOINT", "where operators connect over TLS: ssl:PORT[:interface=ADDRESS]; nowhere if not given"),
+    "admin_cert": ("FILE", "the server's certificate and chain towards operators, PEM; by default that of --cert"),
+    "admin_key": ("FILE", "its private key, PEM"),
+    "admin_ca": ("FILE", "CA certificates that sign operators' certificates, PEM; without it only tokens count"),
+    "admin_crl": ("FILE", "revocation lists of those CAs, PEM"),
     "role": (
         "all|nodes|delivery",
         "serve nodes and deliver logs to the sinks, or one of the two; delivery alone needs --redis",
@@ -130,9 +149,9 @@ HELP: dict[str, tuple[str, str]] = {
 """For each option what stands for its value, and what it means."""
 
 # The settings file itself, and what `osqtwist` reads to find the server.
-_OF_THE_COMMAND = ("settings", "admin_socket")
-_TABLES = ("identity", "certificate_tags", "deadlines", "sink")
+_OF_THE_COMMAND = ("settings", "admin_socket", "server", "server_ca", "operator_cert", "operator_key", "token_file")
 _WORDS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+_ADMIN = re.compile(r"unix:[^:]+(:mode=0?[0-7]{3})?")
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
 
@@ -238,8 +257,6 @@ def _check(settings: Settings) -> None:
         raise BadSetting("--role delivery needs at least one [sink.NAME] block in the settings file")
     if not 1 <= settings.worker_count <= MAX_WORKERS:
         raise BadSetting(f"--workers is {settings.workers}; it must be from 1 to {MAX_WORKERS}, or auto")
-    if settings.admin and not settings.admin.startswith("unix:"):
-        raise BadSetting(f"--admin is {settings.admin!r}; it must be unix:PATH")
     if settings.route_prefix and (not settings.route_prefix.startswith("/") or settings.route_prefix.endswith("/")):
         raise BadSetting(f"--route-prefix is {settings.route_prefix!r}; it must begin with / and not end with it")
     for name, least in _AT_LEAST.items():
@@ -248,7 +265,16 @@ def _check(settings: Settings) -> None:
     for name in Deadlines.__struct_fields__:
         if getattr(settings.deadlines, name) <= 0:
             raise BadSetting(f"deadlines.{name} must be more than 0")
+    _check_admin(settings)
     _check_credentials(settings)
+
+
+def _check_admin(settings: Settings) -> None:
+    if settings.admin and not _ADMIN.fullmatch(settings.admin):
+        raise BadSetting(f"--admin is {settings.admin!r}; it must be unix:PATH or unix:PATH:mode=660")
+    for given, wanted in (("admin_cert", "admin_key"), ("admin_key", "admin_cert"), ("admin_crl", "admin_ca")):
+        if getattr(settings, given) and not getattr(settings, wanted):
+            raise BadSetting(f"{_option(given)} is given, but {_option(wanted)} is not")
 
 
 def _check_credentials(settings: Settings) -> None:

@@ -39,7 +39,7 @@ from osqtwist.settings import Settings
 from osqtwist.sinkview import SinkView
 from osqtwist.storage.memory import MemoryStores
 from osqtwist.targeting import Target
-from osqtwist.web.admin import AdminAPI
+from osqtwist.web.admin import AdminAPI, Gate
 
 SECRET = "open sesame".replace(" ", "-")
 START = 1_790_000_000.0
@@ -123,13 +123,16 @@ def certificate_for(name: str, fingerprint: str = "") -> CertificateIdentity:
 
 
 @attrs.define
-class KnownToAll:
-    """A gate through which everybody comes as the same operator."""
+class _Door:
+    """A gate where everybody without a token is the operator whom the test says."""
 
-    actor: Actor = Actor("tester", Role.ADMIN, "socket")
+    server: InMemoryServer
+    gate: Gate
 
     async def actor_of(self, request: Any) -> Actor:
-        return self.actor
+        if self.server.operator and request.getHeader("authorization") is None:
+            return self.server.operator
+        return await self.gate.actor_of(request)
 
 
 class InMemoryServer:
@@ -139,9 +142,10 @@ class InMemoryServer:
         self.reactor = ClockReactor()
         self.settings = Settings(**settings)
         self.certificate: str | None = None
+        self.operator: Actor | None = Actor("tester", Role.ADMIN, "socket")
         self.stores = MemoryStores(self.reactor, Budgets(live=1_000_000))
         self.outages = {}
-        for name in ("nodes", "queries", "logs", "sinks", "carves", "audit"):
+        for name in ("nodes", "queries", "logs", "sinks", "carves", "audit", "operators"):
             self.outages[name] = Outage(getattr(self.stores, name))
             setattr(self.stores, name, self.outages[name])
         self.metrics = Metrics()
@@ -180,9 +184,9 @@ class InMemoryServer:
     @property
     def admin_api(self) -> AdminAPI:
         """The operators' API."""
-        return admin_api(
-            self.reactor, self.stores, self.parts, self.sinks, self.figures, KnownToAll(), lambda: "--flag\n"
-        )
+        rules = self.settings.operators
+        made = admin_api(self.reactor, self.stores, self.parts, self.sinks, self.figures, rules, lambda: "--flag\n")
+        return attrs.evolve(made, gate=_Door(self, made.gate))
 
     @property
     def admin(self) -> StubTreq:
@@ -230,11 +234,14 @@ class InMemoryServer:
         self.turn()
         return result_of(asking)
 
-    def operate(self, path: str, body: Any = None, method: str = "GET") -> tuple[int, Any]:
-        """A request to the operators' API."""
+    def operate(self, path: str, body: Any = None, method: str = "GET", **headers: str) -> tuple[int, Any]:
+        """A request to the operators' API; headers with ``_`` for ``-``."""
         data = None if body is None else msgspec.json.encode(body)
-        asking = Deferred.fromCoroutine(self._exchange(self.admin, method, path, data, {}))
-        code, _, content = self.finish(asking)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        asking = Deferred.fromCoroutine(self._exchange(self.admin, method, path, data, named))
+        code, heads, content = self.finish(asking)
+        if "json" not in str(heads.getRawHeaders("content-type")):
+            return code, content
         lines = [json.loads(line) for line in content.splitlines()]
         return code, lines[0] if len(lines) == 1 else lines
 

@@ -39,11 +39,12 @@ LAYERS: list[tuple[str, set[str]]] = [
             "wire",
         },
     ),
-    ("contracts", {"figures", "interfaces", "loginterfaces", "metrics", "sinkinterfaces"}),
+    ("contracts", {"figures", "interfaces", "loginterfaces", "metrics", "operatorinterfaces", "sinkinterfaces"}),
     ("backends", {"sinks", "storage"}),
     (
         "services",
         {
+            "access",
             "admission",
             "audittrail",
             "authentication",

@@ -60,6 +60,11 @@ def test_tables_of_the_settings_file(tmp_path: Path) -> None:
         ({"request_log": "maybe"}, {}, "", ["--request-log", "yes or no"]),
         ({"workers": "1.5"}, {}, "", ["--workers", "a whole number"]),
         ({"admin": "tcp:1"}, {}, "", ["--admin", "unix:PATH"]),
+        ({"admin": "unix:/x:mode=888"}, {}, "", ["--admin", "unix:PATH:mode=660"]),
+        ({"admin_cert": "a"}, {}, "", ["--admin-cert is given", "--admin-key is not"]),
+        ({"admin_crl": "a"}, {}, "", ["--admin-crl is given", "--admin-ca is not"]),
+        ({}, {}, '[operators.users]\nalice = "boss"', ["operators in", "boss"]),
+        ({}, {}, '[[operators.certificates]]\nvalue = "x"\nrole = "admin"\nsource = "y"', ["operators", "'y'"]),
         ({"route_prefix": "x"}, {}, "", ["--route-prefix"]),
         ({"log_budget_mib": "-1"}, {}, "", ["--log-budget-mib", "at least 0"]),
         ({"cert": "a"}, {}, "", ["--cert is given", "--key is not"]),
@@ -88,7 +93,7 @@ def test_a_settings_file_that_is_missing_is_named() -> None:
 
 def test_every_option_is_explained() -> None:
     """Each setting is an option with a help text, or a table of the settings file."""
-    tables = {"identity", "certificate_tags", "deadlines", "sink"}
+    tables = {"identity", "certificate_tags", "deadlines", "sink", "operators"}
     assert set(HELP) | tables == set(Settings.__struct_fields__)
     assert default_of("hold") == "10.0"
     assert default_of("request_log") == "yes"

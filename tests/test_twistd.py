@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -485,3 +486,45 @@ def test_no_server_is_exit_status_3(tmp_path: Path) -> None:
     )
     assert done.returncode == 3
     assert "state/admin.sock" in done.stderr
+
+
+def test_operators_come_in_over_tls(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With a certificate of their own CA that says a role, or with a token; nobody else, and no node."""
+    folder = tmp_path_factory.mktemp("o")
+    run = functools.partial(subprocess.run, cwd=folder, check=True, capture_output=True, text=True)
+    run([str(BIN / "osqtwist"), "pki", "init", "ops", "--name", "operators CA"])
+    for name, role in (("alice", "admin"), ("vera", "viewer")):
+        run([str(BIN / "osqtwist"), "pki", "operator", name, "--role", role, "--dir", "ops"])
+    words = ["--port", "ssl:0", "--admin-port", "ssl:0:interface=127.0.0.1", "--admin-ca", "ops/ca.pem"]
+    server = start(*words, folder=folder)
+    number = int(server.wait_for(r"serves operators on .* port (\d+)\) too")[1])
+    there = ["--server", f"https://localhost:{number}", "--server-ca", "certs/ca.pem"]
+
+    def as_(name: str) -> list[str]:
+        return [*there, "--cert", f"ops/operators/{name}.pem", "--key", f"ops/operators/{name}.key"]
+
+    assert server.json(*as_("alice"), "whoami")["role"] == "admin"
+    assert server.json(*as_("vera"), "status")["nodes"] == 0
+    refused = server.osqtwist(*as_("vera"), "node", "revoke", "x")
+    assert (refused.returncode, "vera is viewer; this needs the role operator" in refused.stderr) == (1, True)
+    nobody = server.osqtwist(*there, "status")
+    assert (nobody.returncode, "come with a certificate or a token" in nobody.stderr) == (1, True)
+    node = server.osqtwist(*there, "--cert", "certs/node.pem", "--key", "certs/node.key", "status")
+    assert (node.returncode, "handshake" in node.stderr) == (3, True), node.stderr
+    stranger = server.osqtwist("--server", f"https://localhost:{number}", "status")
+    assert (stranger.returncode, "certificate verify failed" in stranger.stderr) == (3, True)
+    token = server.osqtwist(*as_("alice"), "token", "add", "grafana", "--group", "metrics").stdout
+    (folder / "token").write_text(token)
+    limited = server.osqtwist(*there, "--token-file", "token", "status")
+    assert (limited.returncode, "good for metrics only" in limited.stderr) == (1, True)
+    context = ssl.create_default_context(cafile=str(folder / "certs" / "ca.pem"))
+    connection = http.client.HTTPSConnection("localhost", number, timeout=20, context=context)
+    with contextlib.closing(connection):
+        for _ in range(2):
+            connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {token.strip()}"})
+            assert b"osqtwist_nodes" in connection.getresponse().read()
+        connection.request("POST", "/api/v1/queries", b"x" * (2**20 + 1))
+        assert connection.getresponse().status == 413
+    entries = server.json("audit", "list")
+    assert {entry["actor"] for entry in entries} >= {"vera", "alice", "token grafana", "somebody at 127.0.0.1"}
+    assert token.strip() not in server.text() + json.dumps(entries)

@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import attrs
@@ -16,7 +15,7 @@ from rich.table import Table
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from osqtwist.adminclient import AdminClient, AdminRefused, AdminUnreachable
+from osqtwist.adminclient import AdminClient, AdminRefused, AdminUnreachable, Door
 
 REFUSED, UNREACHABLE = 1, 3
 
@@ -31,11 +30,11 @@ class Operator:
     """
     One run of the command.
 
-    :ivar socket: the admin socket of the server.
+    :ivar door: where the server is.
     :ivar as_json: whether a program reads the output.
     """
 
-    socket: Path
+    door: Door
     as_json: bool
     console: Console = attrs.field(factory=_console)
 
@@ -50,7 +49,7 @@ class Operator:
         outcome: list[Any] = []
 
         async def calls() -> Any:
-            return await work(AdminClient(reactor, self.socket))
+            return await work(AdminClient(reactor, self.door))
 
         loop: Any = reactor
         running = Deferred.fromCoroutine(calls())
@@ -121,11 +120,12 @@ def plain(value: Any) -> str:
 
 
 def moment(value: float | None) -> str:
-    """A Unix time as a person reads it: how long ago, if it is not long."""
+    """A Unix time as a person reads it: how long ago, or in how long."""
     if not value:
         return "never"
     ago = time.time() - value
+    words = "{} ago" if ago >= -1 else "in {}"
     for unit, seconds in (("d", 86400), ("h", 3600), ("min", 60)):
-        if ago >= 2 * seconds:
-            return f"{ago / seconds:.0f} {unit} ago"
-    return f"{max(0, ago):.0f} s ago"
+        if abs(ago) >= 2 * seconds:
+            return words.format(f"{abs(ago) / seconds:.0f} {unit}")
+    return words.format(f"{abs(ago):.0f} s")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from osqtwist import __version__
+from osqtwist.adminclient import Door
 from osqtwist.cli.audit import audit
 from osqtwist.cli.console import Operator
 from osqtwist.cli.files import carve, config, log
@@ -15,7 +16,10 @@ from osqtwist.cli.fleet import node, query, status
 from osqtwist.cli.pki import pki
 from osqtwist.cli.programs import flags, reference, simulate
 from osqtwist.cli.sinks import sink
+from osqtwist.cli.tokens import token, whoami
 from osqtwist.cli.workers import worker
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,12 +32,57 @@ from osqtwist.cli.workers import worker
     type=click.Path(path_type=Path),
 )
 @click.option("--state", default=lambda: os.environ.get("OSQTWIST_STATE", "state"), help="The server's state folder.")
+@click.option(
+    "--server", envvar="OSQTWIST_SERVER", default="", metavar="URL", help="The server, over TLS: https://HOST:PORT."
+)
+@click.option("--server-ca", envvar="OSQTWIST_SERVER_CA", type=_FILE, help="CAs of its certificate; or the system's.")
+@click.option("--cert", envvar="OSQTWIST_OPERATOR_CERT", type=_FILE, help="Your certificate, PEM.")
+@click.option("--key", envvar="OSQTWIST_OPERATOR_KEY", type=_FILE, help="Its private key, PEM.")
+@click.option("--token-file", envvar="OSQTWIST_TOKEN_FILE", type=_FILE, help="A file with an access token.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.pass_context
-def main(context: click.Context, socket_path: Path | None, state: str, as_json: bool) -> None:
+def main(
+    context: click.Context,
+    socket_path: Path | None,
+    state: str,
+    server: str,
+    server_ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    token_file: Path | None,
+    as_json: bool,
+) -> None:
     """Operate an osqtwist server."""
-    context.obj = Operator(socket=socket_path or Path(state) / "admin.sock", as_json=as_json)
+    if server and not server.startswith("https://"):
+        raise click.BadParameter("it must begin with https://", param_hint="--server")
+    if (cert is None) != (key is None):
+        raise click.UsageError("--cert and --key go together")
+    door = Door(
+        socket=socket_path or Path(state) / "admin.sock",
+        server=server.rstrip("/"),
+        ca=server_ca.read_bytes() if server_ca else b"",
+        certificate=b"\n".join(path.read_bytes() for path in (cert, key) if path),
+        token=token_file.read_text("utf-8").strip() if token_file else "",
+    )
+    context.obj = Operator(door=door, as_json=as_json)
 
 
-for command in (status, node, query, log, sink, carve, audit, worker, config, pki, flags, simulate, reference):
+_COMMANDS = (
+    status,
+    node,
+    query,
+    log,
+    sink,
+    carve,
+    audit,
+    worker,
+    token,
+    whoami,
+    config,
+    pki,
+    flags,
+    simulate,
+    reference,
+)
+for command in _COMMANDS:
     main.add_command(command)

@@ -29,6 +29,7 @@ from osqtwist.loginterfaces import Budgets
 from osqtwist.node import Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult, Taken
 from osqtwist.storage.memory_logs import MemoryLogBuffer, MemorySinkQueues
+from osqtwist.storage.memory_operators import MemoryOperatorStore
 
 
 def _after(place: str) -> int:
@@ -355,6 +356,7 @@ class MemoryStores:
         self.sinks = MemorySinkQueues(clock, self.logs, self.signals, budgets.dead)
         self.carves = MemoryCarveStore()
         self.audit = MemoryAuditStore()
+        self.operators = MemoryOperatorStore(clock)
 
     async def ready(self) -> None:
         """See :class:`osqtwist.interfaces.IStores`."""

@@ -17,6 +17,7 @@ from osqtwist.storage.redis_connection import Login, NextEndpoint, RedisConnecti
 from osqtwist.storage.redis_durability import Durability, waiting_command
 from osqtwist.storage.redis_logs import RedisLogBuffer
 from osqtwist.storage.redis_nodes import RedisNodeStore
+from osqtwist.storage.redis_operators import RedisOperatorStore
 from osqtwist.storage.redis_queries import RedisQueryStore
 from osqtwist.storage.redis_signals import RedisSignals
 from osqtwist.storage.redis_sinks import RedisSinkQueues
@@ -64,6 +65,7 @@ class RedisStores:
         self.sinks = RedisSinkQueues(self._redis, prefix, self.signals.channel("sinks"), budgets.dead)
         self.carves = RedisCarveStore(self._redis, prefix)
         self.audit = RedisAuditStore(self._redis, f"{prefix}audit")
+        self.operators = RedisOperatorStore(self._redis, prefix)
         self._is_open = False
         self._ready_within = ready_within
 

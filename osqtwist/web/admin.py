@@ -25,8 +25,10 @@ from osqtwist.audittrail import AuditTrail
 from osqtwist.interfaces import StoreFull, StoreUnavailable
 from osqtwist.operator import Actor, NotAllowed, NotKnown, Role
 from osqtwist.web.openapi import openapi_document
-from osqtwist.web.operations import JSON, NDJSON, Call, Operation, OperationGroup
+from osqtwist.web.operations import JSON, NDJSON, Call, Operation, OperationGroup, body_of
 from osqtwist.web.problems import PROBLEM_JSON, Problem, problem, problem_of
+from osqtwist.web.repeats import Repeats
+from osqtwist.wire import MalformedRequest
 
 NOBODY = Actor("anybody", Role.VIEWER, "")
 """Who calls an operation that is for everybody."""
@@ -40,6 +42,7 @@ class Gate(Protocol):
         Who asks, as proven.
 
         :raise NotKnown: nothing shows it, or it is not true.
+        :raise NotAllowed: somebody who may do nothing here.
         """
 
 
@@ -50,6 +53,7 @@ class AdminAPI:
     groups: Sequence[OperationGroup]
     gate: Gate
     trail: AuditTrail
+    repeats: Repeats
     _log: Logger = Logger()
 
     def operations(self) -> list[Operation]:
@@ -78,34 +82,69 @@ class AdminAPI:
 
     async def _answer(self, operation: Operation, request: Request, names: dict[str, str]) -> bytes:
         request.setHeader(b"Server", b"osqtwist")
+        request.setHeader(b"Cache-Control", b"no-store")
         actor = NOBODY
         try:
             if operation.role is not None:
                 actor = await self.gate.actor_of(request)
                 actor.must(operation.role, operation.group)
             call = Call(request, actor, names, operation.query_of(request), operation.body_of(request))
-            if operation.is_change:
-                detail = "" if operation.is_secret else _text_of(request)
-                await self.trail.begun(actor.name, _action_of(request), detail)
-            request.setResponseCode(operation.code)
-            result = await operation.work(call)
+            key = self._key_of(operation, request, actor)
+            return await (self._once(operation, call, key) if key else self._do(operation, call))
         except CancelledError:
             raise
         except Exception as failure:
             return await self._refuse(operation, request, actor, failure)
+
+    async def _do(self, operation: Operation, call: Call) -> bytes:
+        request = call.request
+        if operation.is_change:
+            detail = "" if operation.has_secret else body_of(request).decode("utf-8", "replace")
+            await self.trail.begun(call.actor.name, _action_of(request), detail)
+        request.setResponseCode(operation.code)
+        result = await operation.work(call)
         if not request.startedWriting:
             request.setHeader(b"Content-Type", operation.media.encode())
         if operation.media == JSON:
             return msgspec.json.encode(result) + b"\n"
         return bytes(result or b"")
 
+    def _key_of(self, operation: Operation, request: Request, actor: Actor) -> str:
+        key = self.repeats.key_of(request, actor)
+        if not key or not operation.is_change:
+            return ""
+        if operation.media != JSON or operation.has_secret:
+            raise MalformedRequest("the answer to this is not kept, so it takes no Idempotency-Key")
+        return key
+
+    async def _once(self, operation: Operation, call: Call, key: str) -> bytes:
+        request, body = call.request, body_of(call.request)
+        before = await self.repeats.begin(key, request, body)
+        if before is not None:
+            request.setResponseCode(before.code)
+            request.setHeader(b"Content-Type", JSON.encode())
+            request.setHeader(b"Idempotent-Replayed", b"true")
+            return before.body.encode()
+        try:
+            answer = await self._do(operation, call)
+        except (CancelledError, StoreUnavailable):
+            # It may have been done.  The key is free again when its time is up.
+            raise
+        except Exception:
+            await self.repeats.abandon(key)
+            raise
+        await self.repeats.finish(key, request, body, operation.code, answer)
+        return answer
+
     async def _refuse(self, operation: Operation, request: Request, actor: Actor, failure: Exception) -> bytes:
         found = problem_of(failure)
         if found is None:
             self._log.failure("the operators' API failed at {operation}", operation=operation.name)
             found = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "unexpected error; the log says more")
-        if operation.is_change or isinstance(failure, NotKnown | NotAllowed):
-            with contextlib.suppress(StoreUnavailable, StoreFull):
+        with contextlib.suppress(StoreUnavailable, StoreFull):
+            if isinstance(failure, NotKnown):
+                await self.trail.stranger(_address_of(request), _action_of(request), found.detail)
+            elif operation.is_change or isinstance(failure, NotAllowed):
                 await self.trail.refused(actor.name, _action_of(request), found.detail)
         if request.startedWriting:
             # The answer is under way; what is wrong can only be its last line.
@@ -133,7 +172,5 @@ def _action_of(request: Request) -> str:
     return f"{request.method.decode('ascii', 'replace')} {request.path.decode('ascii', 'replace')}"
 
 
-def _text_of(request: Request) -> str:
-    content: Any = request.content
-    text: str = content.getvalue().decode("utf-8", "replace")
-    return text
+def _address_of(request: Request) -> str:
+    return str(getattr(request.client, "host", "")) or "the admin socket"

@@ -74,7 +74,7 @@ class Operation:
     :ivar role: who may, at least; ``None`` for everybody, known or not.
     :ivar answer: the type of what it answers; of each line, where :attr:`media` is :data:`NDJSON`.
     :ivar media: of the answer.
-    :ivar is_secret: whether body or answer have secrets in them: neither is noted anywhere.
+    :ivar has_secret: whether body or answer have secrets in them: neither is noted anywhere.
     """
 
     method: Literal["GET", "POST"]
@@ -86,7 +86,7 @@ class Operation:
     body: type[msgspec.Struct] = Nothing
     code: int = 200
     media: str = JSON
-    is_secret: bool = False
+    has_secret: bool = False
 
     @property
     def name(self) -> str:
@@ -138,11 +138,16 @@ class Operation:
 
         :raise MalformedRequest: it is not what the operation takes.
         """
-        content: Any = request.content
         try:
-            return msgspec.json.decode(content.getvalue() or b"{}", type=self.body)
+            return msgspec.json.decode(body_of(request) or b"{}", type=self.body)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as problem:
             raise MalformedRequest(f"the body is not as it should be: {problem}") from None
+
+
+def body_of(request: Request) -> bytes:
+    """The body as it came."""
+    content: Any = request.content
+    return bytes(content.getvalue())
 
 
 class OperationGroup(Protocol):

@@ -6,11 +6,13 @@ from http import HTTPStatus
 
 import msgspec
 
+from osqtwist.access import BadToken
 from osqtwist.interfaces import NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.inventory import BadTag
 from osqtwist.livequery import BadQuery
 from osqtwist.operator import NotAllowed, NotKnown
 from osqtwist.targeting import BadTarget
+from osqtwist.web.repeats import KeyReused, StillUnderWay
 from osqtwist.web.workers import NotReplaced
 from osqtwist.wire import MalformedRequest
 
@@ -41,6 +43,9 @@ _CODES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (BadTarget, HTTPStatus.BAD_REQUEST),
     (BadTag, HTTPStatus.BAD_REQUEST),
     (BadQuery, HTTPStatus.BAD_REQUEST),
+    (BadToken, HTTPStatus.BAD_REQUEST),
+    (KeyReused, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (StillUnderWay, HTTPStatus.CONFLICT),
     (NotReplaced, HTTPStatus.CONFLICT),
     (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (StoreFull, HTTPStatus.SERVICE_UNAVAILABLE),
