@@ -17,7 +17,7 @@ from osqtwist.operator import ROLE_WORDS, Actor, NotAllowed, NotKnown, Role, new
 
 _USED_EVERY = 60.0
 _MOST_TOKENS = 1000
-_NAME = re.compile(r"[\w.@-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 
 RoleWord = Literal["viewer", "operator", "admin"]
 

@@ -150,10 +150,14 @@ class AdminAPI:
             # The answer is under way; what is wrong can only be its last line.
             line = {"type": "error", "error": found.detail}
             return msgspec.json.encode(line) + b"\n" if operation.media == NDJSON else b""
+        if isinstance(failure, NotKnown):
+            request.setHeader(b"WWW-Authenticate", b"Bearer")
         return _say(request, found)
 
     def _refuse_route(self, request: Any, failure: Failure) -> bytes:
         refused: Any = failure.value
+        if allowed := getattr(refused, "valid_methods", None):
+            request.setHeader(b"Allow", ", ".join(sorted(allowed)).encode())
         return _say(request, problem(HTTPStatus(refused.code or 400), str(refused.name)))
 
 

@@ -9,11 +9,14 @@ import attrs
 import msgspec
 
 from osqtwist.inventory import Inventory
+from osqtwist.node import TAG_PATTERN
 from osqtwist.operator import Role
 from osqtwist.targeting import Target
 from osqtwist.web.operations import Call, Limit, Offset, Operation
 
 _Days = Annotated[int, msgspec.Meta(ge=0, le=36500, description="days from now")]
+
+_Tag = Annotated[str, msgspec.Meta(pattern=f"^{TAG_PATTERN.pattern}$")]
 
 
 class NodesWanted(msgspec.Struct, forbid_unknown_fields=True):
@@ -41,8 +44,8 @@ class RevokeOrder(msgspec.Struct, forbid_unknown_fields=True):
 class TagOrder(msgspec.Struct, forbid_unknown_fields=True):
     """A change of tags; what is in both is removed."""
 
-    add: tuple[str, ...] = ()
-    remove: tuple[str, ...] = ()
+    add: tuple[_Tag, ...] = ()
+    remove: tuple[_Tag, ...] = ()
 
 
 @attrs.frozen

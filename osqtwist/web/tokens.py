@@ -18,7 +18,7 @@ _YEARS = 5 * 366 * 86400
 class TokenOrder(msgspec.Struct, forbid_unknown_fields=True):
     """A new token; ``expires_in`` in seconds, ``groups`` none for all."""
 
-    name: str
+    name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_.@-]{1,64}$")]
     role: RoleWord = "viewer"
     groups: tuple[str, ...] = ()
     expires_in: Annotated[float, msgspec.Meta(gt=0, le=_YEARS)] = 90 * 86400.0
