@@ -95,9 +95,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, action="append", help="may be given more than once; 1 if not at all")
     parser.add_argument("--think", type=float, default=1.0, help="seconds a node takes for the query at most")
     parser.add_argument("--others", type=int, default=10, help="nodes that enroll, ask and log once a second meanwhile")
+    parser.add_argument("--burst", type=int, default=3072, help="the server's --query-burst")
     arguments = parser.parse_args()
     for workers in arguments.workers or [1]:
-        with scene("--hold", _HOLD, "--workers", str(workers), uncapped=True) as stage:
+        words = ("--hold", _HOLD, "--workers", str(workers), "--query-burst", str(arguments.burst))
+        with scene(*words, uncapped=True) as stage:
             found = measure(stage, arguments.nodes, arguments.rate, arguments.think, arguments.others)
             print(json.dumps({"workers": workers} | found, indent=1), flush=True)
 

@@ -81,7 +81,7 @@ def assemble(
         return deferToThreadPool(reactor, pool, work)
 
     parked = ParkedReads(reactor, metrics.parked_reads.set)
-    distributed = Distributed(reactor, stores.queries, stores.signals, parked, metrics)
+    distributed = Distributed(reactor, stores.queries, stores.signals, parked, metrics, settings.query_burst)
     directory = Directory(reactor, stores.nodes, stores.signals, distributed.end_reads_of)
     carves = Carves(
         reactor,

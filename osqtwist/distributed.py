@@ -33,8 +33,8 @@ MAX_QUERIES_AT_ONCE = 20
 """All results of one read come in one body, which must arrive within osquery's 16 s."""
 
 # A query for all nodes must not fill the way to the store for everything else.
-_MOST_TAKING = 128
-_MOST_COMING = 3072
+_MOST_TAKING = 256
+QUERY_BURST = 3072
 """
 Connections that wait to be accepted, and nodes that have just been given a query and will come with the result.
 
@@ -57,6 +57,8 @@ class Distributed(Service):
     """
     Issues queries, gives them to nodes, and takes their results.
 
+    :param burst: once so many nodes have been given a query and are about to come back, with the connections that wait
+        to be accepted, the others wait for the query.
     :ivar queued: how many connections of nodes wait to be accepted; set by whoever has the ports.
     """
 
@@ -64,13 +66,20 @@ class Distributed(Service):
     _log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, queries: IQueryStore, signals: ISignals, parked: ParkedReads, metrics: Metrics
+        self,
+        clock: IReactorTime,
+        queries: IQueryStore,
+        signals: ISignals,
+        parked: ParkedReads,
+        metrics: Metrics,
+        burst: int = QUERY_BURST,
     ) -> None:
         self._clock = clock
         self._queries = queries
         self._signals = signals
         self._parked = parked
         self._metrics = metrics
+        self._burst = burst
         self._open: dict[str, _OpenQuery] = {}
         self._loop: LoopingCall | None = None
         self._unsubscribe: Callable[[], None] | None = None
@@ -228,7 +237,7 @@ class Distributed(Service):
         long_ago = self._clock.seconds() - _OUT_FOR
         while self._out and self._out[0] < long_ago:
             self._out.popleft()
-        return self._taking >= _MOST_TAKING or len(self._out) + self.queued() >= _MOST_COMING
+        return self._taking >= _MOST_TAKING or len(self._out) + self.queued() >= self._burst
 
     def _has_taken(self, result: _T) -> _T:
         self._taking -= 1

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from osqtwist.targeting import NodeFacts
 
-_AWAKE_AT_ONCE = 64
+_AWAKE_AT_ONCE = 256
 _LOOKS_AT_ONCE = 2000
 _BUSY_PAUSE = 0.005
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from osqtwist.access import OperatorRules
-from osqtwist.distributed import MAX_HOLD
+from osqtwist.distributed import MAX_HOLD, QUERY_BURST
 from osqtwist.identity import IdentityRule, TagRule
 from osqtwist.loginterfaces import Budgets
 from osqtwist.storage.redis_durability import DurabilityLevel
@@ -62,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     role: Role = "all"
     workers: int | Literal["auto"] = 1
     hold: float = 10.0
+    query_burst: int = QUERY_BURST
     keep_connections: bool = False
     route_prefix: str = ""
     log_budget_mib: int = 1024
@@ -132,6 +133,11 @@ HELP: dict[str, tuple[str, str]] = {
     ),
     "workers": ("N|auto", "processes that serve nodes, sharing the ports; auto: one for each processor"),
     "hold": ("SECONDS", "how long a distributed read is held at most, 0 to 12; chance ends some up to a tenth earlier"),
+    "query_burst": (
+        "N",
+        "nodes that each worker may hand a live query to before they come back; more reach a large fleet sooner, and "
+        "keep others waiting longer",
+    ),
     "keep_connections": ("yes|no", "keep connections for further requests; osqueryd never makes any"),
     "route_prefix": ("PATH", "a prefix that every route answers under too, such as /public/osquery"),
     "log_budget_mib": ("N", "size of the log buffer in MiB; past it nodes are told to keep their lines; 0: no limit"),
@@ -235,6 +241,7 @@ def _plainly(problem: msgspec.ValidationError) -> str:
 
 
 _AT_LEAST = {
+    "query_burst": 64,
     "log_budget_mib": 0,
     "dead_letter_budget_mib": 1,
     "node_log_kib": 0,
