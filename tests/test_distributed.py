@@ -363,7 +363,7 @@ def test_many_reads_wake_a_few_at_a_time() -> None:
     parked.wake_node(reads[50].facts.node_id)
     assert waiting[50].result is True
     clock.advance(10)
-    assert waiting[90].result is False
+    assert waiting[390].result is False
     assert not clock.getDelayedCalls()
 
 
