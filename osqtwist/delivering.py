@@ -27,45 +27,28 @@ from osqtwist.delivery import SinkDelivery
 from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.pace import Pace
 from osqtwist.settings import Settings
-from osqtwist.sinkinterfaces import BadSinkSetting
+from osqtwist.sharedsink import SharedSink
+from osqtwist.sinkinterfaces import BadSinkSetting, ILogSink
 from osqtwist.sinksettings import SinkPlan, read_sinks
 from osqtwist.statefolder import StateFolder, lock_slot
-from osqtwist.storage.redis import RedisStores
 from osqtwist.storage.redis_url import parse_redis_url
+from osqtwist.storing import delivery_stores
 
 _READY_PAUSE = 2.0
 
 
 @attrs.define(eq=False)
-class DeliveryService(Service):
-    """
-    All sinks of one delivery process.
-
-    :ivar slot: the file whose lock makes the consumer's name this process' own; closed at the end.
-    """
+class _Stream:
+    """What is delivered from one server."""
 
     reactor: Any
     stores: IStores
     deliveries: Sequence[SinkDelivery]
-    slot: IO[str]
     _started: list[SinkDelivery] = attrs.field(factory=list, init=False)
-    _starting: Deferred[None] | None = attrs.field(default=None, init=False)
     _log = Logger()
 
-    def startService(self) -> None:
-        """Begin, as soon as the store answers."""
-        super().startService()
-        self._starting = Deferred.fromCoroutine(self._start())
-        self._starting.addErrback(lambda failure: None)
-
-    def stopService(self) -> Deferred[None]:
-        """Stop all; fires when each sink is closed."""
-        super().stopService()
-        if self._starting is not None:
-            self._starting.cancel()
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _start(self) -> None:
+    async def start(self) -> None:
+        """Begin, as soon as the server answers."""
         while True:
             try:
                 await self.stores.ready()
@@ -79,11 +62,43 @@ class DeliveryService(Service):
         names = ", ".join(each.courier.name for each in self.deliveries)
         self._log.info("delivers to {names} as {consumer}", names=names, consumer=self.deliveries[0].consumer)
 
-    async def _stop(self) -> None:
+    async def stop(self) -> None:
+        """Stop all."""
         stopping = [each.stopService() for each in self._started]
         for each in stopping:
             await each
         await self.stores.close()
+
+
+@attrs.define(eq=False)
+class DeliveryService(Service):
+    """
+    All sinks of one delivery process, on each server that has log lines.
+
+    :ivar slot: the file whose lock makes the consumer's name this process' own; closed at the end.
+    """
+
+    streams: Sequence[_Stream]
+    slot: IO[str]
+    _starting: list[Deferred[None]] = attrs.field(factory=list, init=False)
+
+    def startService(self) -> None:
+        """Begin on each server, as soon as it answers."""
+        super().startService()
+        self._starting = [Deferred.fromCoroutine(stream.start()) for stream in self.streams]
+        for starting in self._starting:
+            starting.addErrback(lambda failure: None)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop all; fires when each sink is closed."""
+        super().stopService()
+        for starting in self._starting:
+            starting.cancel()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for stream in self.streams:
+            await stream.stop()
         self.slot.close()
 
 
@@ -94,19 +109,24 @@ def delivery_service(reactor: Any, settings: Settings, redis_url: str) -> Delive
     :raise BadSinkSetting: a sink's settings cannot be used.
     """
     plans = read_sinks(settings.sink)
-    sinks = [(plan, plan.make(reactor)) for plan in plans]
+    servers = delivery_stores(reactor, settings, parse_redis_url(redis_url))
+    sinks = [(plan, _shared(plan.make(reactor), len(servers))) for plan in plans]
     state = StateFolder(Path(settings.state).absolute())
     slot, number = lock_slot(state.path, "delivery")
     where = hashlib.sha256(str(state.path).encode()).hexdigest()[:6]
     consumer = f"{socket.gethostname()}/{where}/{number}"
-    stores = RedisStores(reactor, parse_redis_url(redis_url), settings.redis_prefix, settings.budgets)
 
-    def delivery(plan: SinkPlan, sink: Any) -> SinkDelivery:
+    def delivery(stores: IStores, plan: SinkPlan, sink: ILogSink) -> SinkDelivery:
         courier = Courier(reactor, plan.name, sink, plan.keys.limits(), Pace(reactor))
         from_start = plan.keys.start == "oldest"
         return SinkDelivery(reactor, stores, plan.keys.kind, courier, plan.route, consumer, from_start)
 
-    return DeliveryService(reactor, stores, [delivery(plan, sink) for plan, sink in sinks], slot)
+    streams = [_Stream(reactor, stores, [delivery(stores, plan, sink) for plan, sink in sinks]) for stores in servers]
+    return DeliveryService(streams, slot)
+
+
+def _shared(sink: ILogSink, users: int) -> ILogSink:
+    return SharedSink(sink, users) if users > 1 else sink
 
 
 class Instructions(msgspec.Struct):

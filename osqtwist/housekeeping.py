@@ -86,6 +86,7 @@ class LogKeeping(_Rounds):
     max_age: float
     _warned: dict[str, float] = attrs.field(factory=dict, init=False)
     _was_shut: bool = attrs.field(default=False, init=False)
+    _away: tuple[str, ...] = attrs.field(default=(), init=False)
 
     async def go_round(self) -> None:
         """Sweep, then look."""
@@ -108,6 +109,13 @@ class LogKeeping(_Rounds):
     async def look(self) -> None:
         """See how full the buffer is, and who is behind."""
         size = await self.stores.logs.size()
+        if size.away != self._away:
+            self._away = size.away
+            if size.away:
+                names = ", ".join(size.away)
+                self._log.error("log servers that do not answer: {names}; their nodes keep their lines", names=names)
+            else:
+                self._log.info("all log servers answer again")
         if size.is_shut != self._was_shut:
             self._was_shut = size.is_shut
             if size.is_shut:

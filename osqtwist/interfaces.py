@@ -217,7 +217,7 @@ class IStores(Interface):
     nodes = Attribute("an INodeStore")
     queries = Attribute("an IQueryStore")
     logs = Attribute("an osqtwist.loginterfaces.ILogBuffer")
-    sinks = Attribute("an osqtwist.loginterfaces.ISinkQueues")
+    sinks = Attribute("an osqtwist.loginterfaces.ISinkLevers; an ISinkQueues where lines are delivered from")
     carves = Attribute("an ICarveStore")
     audit = Attribute("an IAuditStore")
     operators = Attribute("an osqtwist.operatorinterfaces.IOperatorStore")

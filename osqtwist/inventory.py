@@ -74,6 +74,7 @@ class Inventory:
         metrics.log_buffer_bytes.set(size.bytes)
         metrics.log_buffer_budget_bytes.set(size.budget_bytes)
         metrics.log_buffer_shut.set(size.is_shut)
+        metrics.log_servers_away.set(len(size.away))
         metrics.dead_letters.set(size.dead_letters)
         metrics.dead_letters_dropped.set(size.dropped_dead_letters)
 
@@ -95,6 +96,7 @@ class Inventory:
                 "budget_bytes": size.budget_bytes,
                 "dead_letters": size.dead_letters,
                 "shut": size.is_shut,
+                "away": list(size.away),
             },
             "config_layers": self.configuration.layer_names(),
         }

@@ -30,7 +30,7 @@ from osqtwist.front import Front, NodePorts
 from osqtwist.garbage import RareCollections
 from osqtwist.housekeeping import LogKeeping
 from osqtwist.identity import IdentityCache
-from osqtwist.interfaces import StoreUnavailable
+from osqtwist.interfaces import IStores, StoreUnavailable
 from osqtwist.layers import BadConfiguration
 from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys
@@ -45,9 +45,9 @@ from osqtwist.sinksettings import read_sinks
 from osqtwist.sinkview import SinkView
 from osqtwist.statefolder import CARVES, STORE, Owner, StateFolder, UnusableState
 from osqtwist.storage.embedded import EmbeddedStoreFailed, EmbeddedValkey, find_binary
-from osqtwist.storage.redis import RedisStores
 from osqtwist.storage.redis_durability import NotDurable
 from osqtwist.storage.redis_url import BadRedisURL, RedisPlace, check_redis, parse_redis_url
+from osqtwist.storing import look_at_log_servers, server_stores
 from osqtwist.supervision import ChildProcess
 from osqtwist.tls import (
     CredentialWatch,
@@ -94,7 +94,9 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
     state.prepare()
     if settings.role == "delivery":
         _look_at_redis(settings)
+        look_at_log_servers(msgspec.structs.replace(settings, durability="append"))
         return delivery_service(reactor, settings, settings.redis)
+    look_at_log_servers(settings)
     lock = state.lock()
     settings, secret_path, development = _with_credentials(settings, state)
     metrics = Metrics()
@@ -164,7 +166,7 @@ class NodeSide:
     :ivar watches: what looks for changed files and for garbage, :attr:`reloads` what reads them again at once.
     """
 
-    stores: RedisStores
+    stores: IStores
     parts: Parts
     tls: ReloadingServerTLS
     configuration: ConfigFolder
@@ -195,7 +197,7 @@ class NodeSide:
             Path(settings.config).absolute() if settings.config else SAMPLE_CONFIG,
             lambda ok: metrics.config_reloads.labels(result=_word(ok)).inc(),
         )
-        stores = RedisStores(reactor, place, settings.redis_prefix, settings.budgets, settings.durability)
+        stores = server_stores(reactor, settings, place)
         parts = assemble(
             reactor,
             settings,

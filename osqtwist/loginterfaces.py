@@ -51,6 +51,7 @@ class BufferSize:
     :ivar budget_bytes: 0 means no limit.
     :ivar is_shut: the budget was reached, and the low mark not yet.
     :ivar dropped_dead_letters: how many entries of dead letters ever made room for newer ones.
+    :ivar away: servers of the buffer that do not answer, and are not in the figures.
     """
 
     batches: int
@@ -60,6 +61,7 @@ class BufferSize:
     is_shut: bool = False
     dead_bytes: int = 0
     dropped_dead_letters: int = 0
+    away: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -168,18 +170,50 @@ class ILogBuffer(Interface):
         """
 
 
-class ISinkQueues(Interface):
+class ISinkLevers(Interface):
+    """What operators see of the sinks' cursors in the log buffer, and do to them."""
+
+    async def names() -> list[str]:
+        """Every sink that has a cursor."""
+
+    async def dead_letters(sink: str, after: str, count: int) -> list[StoredBatch]:
+        """Lines that the sink refused, as in :meth:`ILogBuffer.dead_letters`, with the batch's facts."""
+
+    async def lag(sinks: Sequence[str]) -> dict[str, SinkLag]:
+        """What these sinks have not settled; those without a cursor are left out."""
+
+    async def rewind(sink: str, batch_id: str, moment: float) -> None:
+        """
+        Deliver again what comes after a batch, or what was received from ``moment`` on if ``batch_id`` is empty.
+
+        :raise NoSuchSink: it has no cursor.
+        """
+
+    async def forget(sink: str) -> bool:
+        """Delete a sink's cursor, dead letters and reports, so that nothing waits for it; false if it had none."""
+
+    async def pause(sink: str, is_paused: bool) -> None:
+        """Have every process stop delivering to a sink, or go on; survives restarts."""
+
+    async def paused() -> frozenset[str]:
+        """The sinks that are paused."""
+
+    async def ask_again(sink: str) -> None:
+        """Ask whoever serves a sink to bring its dead letters to it again."""
+
+    async def reports() -> list[SinkReport]:
+        """The reports of all processes, old ones too: :attr:`SinkReport.at` says how old."""
+
+
+class ISinkQueues(ISinkLevers):
     """
-    The sinks' cursors in the log buffer.
+    The sinks' cursors, for who delivers.
 
     Several delivery processes (consumers) can serve one sink; each batch is taken by one of them.
     """
 
     async def ensure(sink: str, from_start: bool) -> None:
         """Make a cursor, unless there is one: at the oldest batch, or so that only what comes next is delivered."""
-
-    async def names() -> list[str]:
-        """Every sink that has a cursor."""
 
     async def take(sink: str, consumer: str, max_batches: int, max_bytes: int) -> list[StoredBatch]:
         """
@@ -204,39 +238,11 @@ class ISinkQueues(Interface):
         Fires when neither would be lost with this process.  Settling twice is no error.
         """
 
-    async def dead_letters(sink: str, after: str, count: int) -> list[StoredBatch]:
-        """Lines that the sink refused, as in :meth:`ILogBuffer.dead_letters`, with the batch's facts."""
-
     async def forget_dead_letters(sink: str, batch_ids: Sequence[str]) -> None:
         """Delete dead letters of a sink; those that are not there are no error."""
-
-    async def lag(sinks: Sequence[str]) -> dict[str, SinkLag]:
-        """What these sinks have not settled; those without a cursor are left out."""
-
-    async def rewind(sink: str, batch_id: str, moment: float) -> None:
-        """
-        Deliver again what comes after a batch, or what was received from ``moment`` on if ``batch_id`` is empty.
-
-        :raise NoSuchSink: it has no cursor.
-        """
-
-    async def forget(sink: str) -> bool:
-        """Delete a sink's cursor, dead letters and reports, so that nothing waits for it; false if it had none."""
-
-    async def pause(sink: str, is_paused: bool) -> None:
-        """Have every process stop delivering to a sink, or go on; survives restarts."""
-
-    async def paused() -> frozenset[str]:
-        """The sinks that are paused."""
-
-    async def ask_again(sink: str) -> None:
-        """Ask whoever serves a sink to bring its dead letters to it again."""
 
     async def was_asked_again(sink: str) -> bool:
         """Whether somebody asked so; true once for each time."""
 
     async def report(report: SinkReport) -> None:
         """Keep a process' report, over its last one."""
-
-    async def reports() -> list[SinkReport]:
-        """The reports of all processes, old ones too: :attr:`SinkReport.at` says how old."""

@@ -106,6 +106,9 @@ class Metrics:
             "Whether the log buffer takes nothing: 1 from the budget down to the low mark.",
             registry=registry,
         )
+        self.log_servers_away = Gauge(
+            "osqtwist_log_servers_away", "Servers of the log buffer that do not answer.", registry=registry
+        )
         self.dead_letters = Gauge("osqtwist_dead_letters", "Entries in the dead-letter stream.", registry=registry)
         self.dead_letters_dropped = Gauge(
             "osqtwist_dead_letters_dropped", "Entries of dead letters that made room for newer ones.", registry=registry

@@ -51,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     enroll_by_certificate: bool = True
     config: str = ""
     redis: str = ""
+    log_redis: tuple[str, ...] = ()
     redis_prefix: str = "osqtwist:"
     state: str = "state"
     admin: str = ""
@@ -119,6 +120,11 @@ HELP: dict[str, tuple[str, str]] = {
     "enroll_by_certificate": ("yes|no", "whether a certificate lets a node enroll without a secret"),
     "config": ("DIR", "configuration layers"),
     "redis": ("URL", "redis://, rediss://, unix:/PATH or sentinel://; a private Valkey is started without it"),
+    "log_redis": (
+        "URL",
+        "a server that holds log lines in place of --redis; repeatable: each node's are on one of them; one that is "
+        "given as drain:URL takes no more",
+    ),
     "redis_prefix": ("TEXT", "begins every key in Redis"),
     "state": ("DIR", "embedded store, admin socket, carves, signing keys"),
     "admin": ("ENDPOINT", "the operators' socket: unix:PATH[:mode=600]; by default admin.sock in the state folder"),
@@ -157,6 +163,8 @@ HELP: dict[str, tuple[str, str]] = {
 # The settings file itself, and what `osqtwist` reads to find the server.
 _OF_THE_COMMAND = ("settings", "admin_socket", "server", "server_ca", "operator_cert", "operator_key", "token_file")
 _WORDS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+LISTS = ("port", "log_redis")
+"""Options that can be given more than once."""
 _ADMIN = re.compile(r"unix:[^:]+(:mode=0?[0-7]{3})?")
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
@@ -164,8 +172,8 @@ _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 def default_of(name: str) -> str:
     """The default of an option, as a person would write it."""
     default = _FIELDS[name].default
-    if name == "port":
-        return "ssl:8443"
+    if name in LISTS:
+        return " ".join(default)
     if isinstance(default, bool):
         return "yes" if default else "no"
     return str(default)
@@ -189,7 +197,7 @@ def gather(options: Mapping[str, Any], environment: Mapping[str, str], settings_
         if variable.startswith(ENVIRONMENT_PREFIX) and name not in _OF_THE_COMMAND:
             if name not in HELP:
                 raise BadSetting(f"{variable} in the environment is not a setting of osqtwist")
-            _put(values, name, text.split() if name == "port" else text, variable)
+            _put(values, name, text.split() if name in LISTS else text, variable)
     for name, value in options.items():
         _put(values, name, value, _option(name))
     settings = msgspec.convert(values, Settings, strict=False)
@@ -210,7 +218,7 @@ def _put(values: dict[str, Any], name: str, value: Any, source: str) -> None:
     """Take one value, checked alone so that an error can name where it comes from."""
     if name not in _FIELDS:
         raise BadSetting(f"{source} is not a setting of osqtwist")
-    if name == "port" and isinstance(value, str):
+    if name in LISTS and isinstance(value, str):
         value = [value]
     kind = _FIELDS[name].type
     if kind is bool and isinstance(value, str):

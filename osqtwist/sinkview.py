@@ -116,7 +116,7 @@ class SinkView:
                 "dead_letters": each.lag.dead_letters,
                 "failures": sum(report.failures for report in each.reports),
                 "trouble": each.trouble,
-                "consumers": [report.consumer for report in each.reports],
+                "consumers": sorted({report.consumer for report in each.reports}),
             }
             for each in await self.states()
         ]

@@ -11,7 +11,7 @@ from twisted.python import usage
 
 from osqtwist.launch import EXPECTED, make_server
 from osqtwist.ports import allow_many_connections
-from osqtwist.settings import HELP, default_of, gather
+from osqtwist.settings import HELP, LISTS, default_of, gather
 from osqtwist.statefolder import Owner
 
 
@@ -50,8 +50,8 @@ def _add_option(name: str) -> None:
     placeholder, meaning = HELP[name]
 
     def take(self: Options, value: str) -> None:
-        if name == "port":
-            self.given.setdefault("port", []).append(value)
+        if name in LISTS:
+            self.given.setdefault(name, []).append(value)
         else:
             self.given[name] = value
 

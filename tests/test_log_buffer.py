@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from osqtwist.logbatch import DeadLine, Post
 from osqtwist.loginterfaces import Appended, Budgets, BufferFull, NoSuchSink, SinkLag, SinkReport
 from osqtwist.storage.memory import MemoryStores
+from osqtwist.storage.sharded import Shard, ShardedStores
 from tests.stores import RealValkey, valkey
 from tests.test_storage import NOW, a_batch
 
@@ -32,6 +33,25 @@ async def stores(request: pytest.FixtureRequest, server: RealValkey) -> AsyncIte
     """Each store in turn, empty."""
     clock: Any = reactor
     found: Any = MemoryStores(clock, BUDGETS) if request.param == "memory" else server.stores(reactor, budgets=BUDGETS)
+    await found.ready()
+    yield found
+    await found.close()
+
+
+@pytest_twisted.async_yield_fixture(params=["memory", "valkey", "sharded"])
+async def buffers(request: pytest.FixtureRequest, server: RealValkey) -> AsyncIterator[Any]:
+    """The same, and several servers as one."""
+    clock: Any = reactor
+    match request.param:
+        case "memory":
+            found: Any = MemoryStores(clock, BUDGETS)
+        case "valkey":
+            found = server.stores(reactor, budgets=BUDGETS)
+        case _:
+            # The node of these tests is on "two", whose budget is all of it.
+            shards = [Shard("one", server.stores(reactor)), Shard("two", server.stores(reactor, budgets=BUDGETS))]
+            shards.append(Shard("three", server.stores(reactor), is_draining=True))
+            found = ShardedStores(server.stores(reactor), shards)
     await found.ready()
     yield found
     await found.close()
@@ -56,59 +76,59 @@ def ids(batches: Any) -> list[str]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_batches_come_back_in_order_and_whole(stores: Any) -> None:
+async def test_batches_come_back_in_order_and_whole(buffers: Any) -> None:
     """With their bytes as they came, and who sent them; reading goes on from an id."""
     sent = [a_batch(f"\\u0001{number}é", tags=("a",), identity="i", received_at=NOW + number) for number in range(3)]
-    found = [(await stores.logs.append(batch)).batch_id for batch in sent]
-    assert [each.batch for each in await stores.logs.read("", 10)] == sent
-    assert ids(await stores.logs.read(found[0], 1)) == [found[1]]
-    assert await stores.logs.last_id() == found[-1]
-    assert (await stores.logs.size()).batches == 3
+    found = [(await buffers.logs.append(batch)).batch_id for batch in sent]
+    assert [each.batch for each in await buffers.logs.read("", 10)] == sent
+    assert ids(await buffers.logs.read(found[0], 1)) == [found[1]]
+    assert await buffers.logs.last_id() == found[-1]
+    assert (await buffers.logs.size()).batches == 3
 
 
 @pytest_twisted.ensureDeferred
-async def test_dead_letters_are_kept_apart(stores: Any) -> None:
+async def test_dead_letters_are_kept_apart(buffers: Any) -> None:
     """One append keeps good lines and bad ones; each is read in its place."""
-    assert (await append(stores, dead=DEAD)).batch_id
-    assert await append(stores, data=b"[]", count=0, dead=DEAD) == Appended("")
-    (live,) = await stores.logs.read("", 10)
+    assert (await append(buffers, dead=DEAD)).batch_id
+    assert await append(buffers, data=b"[]", count=0, dead=DEAD) == Appended("")
+    (live,) = await buffers.logs.read("", 10)
     assert live.batch.dead == ()
-    letters = await stores.logs.dead_letters("", 10)
+    letters = await buffers.logs.dead_letters("", 10)
     assert [(each.batch.dead, each.batch.count, each.batch.data) for each in letters] == [(DEAD, 0, b"[]")] * 2
-    size = await stores.logs.size()
+    size = await buffers.logs.size()
     assert (size.dead_letters, size.dead_bytes) == (2, sum(each.batch.size for each in letters))
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_batch_sent_again_is_stored_once(stores: Any) -> None:
+async def test_a_batch_sent_again_is_stored_once(buffers: Any) -> None:
     """Its node did not hear the answer; another node's, another log type's and a later one are batches of their own."""
-    first = await append(stores, digest="same", dead=DEAD)
-    again = await append(stores, digest="same", dead=DEAD, received_at=NOW + 59)
+    first = await append(buffers, digest="same", dead=DEAD)
+    again = await append(buffers, digest="same", dead=DEAD, received_at=NOW + 59)
     assert first.batch_id
     assert again == Appended("", is_duplicate=True)
-    assert not (await append(stores, digest="same", log_type="status")).is_duplicate
-    assert not (await append(stores, digest="same", node_id="1" * 20)).is_duplicate
+    assert not (await append(buffers, digest="same", log_type="status")).is_duplicate
+    assert not (await append(buffers, digest="same", node_id="1" * 20)).is_duplicate
     # The window counts from the last time that it came.
-    assert (await append(stores, digest="same", received_at=NOW + 118)).is_duplicate
-    assert not (await append(stores, digest="same", received_at=NOW + 179)).is_duplicate
-    size = await stores.logs.size()
+    assert (await append(buffers, digest="same", received_at=NOW + 118)).is_duplicate
+    assert not (await append(buffers, digest="same", received_at=NOW + 179)).is_duplicate
+    size = await buffers.logs.size()
     assert (size.batches, size.dead_letters) == (4, 1)
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_post_that_may_have_grown_is_asked_about(stores: Any) -> None:
+async def test_a_post_that_may_have_grown_is_asked_about(buffers: Any) -> None:
     """More lines with the same opening: nothing is stored until the caller has compared it with the earlier one."""
     small = Post(digest="small", lines=1, opening="o")
     grown = Post(digest="grown", lines=3, opening="o")
-    await stores.logs.append(a_batch(digest="small"), small)
+    await buffers.logs.append(a_batch(digest="small"), small)
     batch = a_batch(digest="rest")
-    assert await stores.logs.append(batch, grown) == Appended("", earlier=small)
-    assert (await stores.logs.size()).batches == 1
-    assert (await stores.logs.append(batch, msgspec.structs.replace(grown, after="small"))).batch_id
+    assert await buffers.logs.append(batch, grown) == Appended("", earlier=small)
+    assert (await buffers.logs.size()).batches == 1
+    assert (await buffers.logs.append(batch, msgspec.structs.replace(grown, after="small"))).batch_id
     # What was compared with one post is compared anew with another.
     larger = Post(digest="larger", lines=4, opening="o", after="small")
-    assert (await stores.logs.append(batch, larger)).earlier == Post(digest="grown", lines=3, opening="o")
-    assert (await stores.logs.append(batch, grown)).is_duplicate
+    assert (await buffers.logs.append(batch, larger)).earlier == Post(digest="grown", lines=3, opening="o")
+    assert (await buffers.logs.append(batch, grown)).is_duplicate
     for other in (
         Post(digest="other opening", lines=9, opening="p"),
         Post(digest="no opening", lines=10),
@@ -116,31 +136,31 @@ async def test_a_post_that_may_have_grown_is_asked_about(stores: Any) -> None:
         Post(digest="first again", lines=12, opening="o"),
         Post(digest="not more lines", lines=12, opening="o"),
     ):
-        assert (await stores.logs.append(batch, other)).batch_id, other
+        assert (await buffers.logs.append(batch, other)).batch_id, other
     late = a_batch(received_at=NOW + 61)
-    assert (await stores.logs.append(late, Post(digest="too late", lines=13, opening="o"))).batch_id
+    assert (await buffers.logs.append(late, Post(digest="too late", lines=13, opening="o"))).batch_id
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_batch_that_was_refused_is_no_duplicate(stores: Any) -> None:
+async def test_a_batch_that_was_refused_is_no_duplicate(buffers: Any) -> None:
     """Only what was stored counts as sent before."""
-    await append(stores, "x" * 8000)
+    await append(buffers, "x" * 8000)
     with pytest.raises(BufferFull):
-        await append(stores, "x" * 3000, digest="later")
-    await stores.logs.trim(NOW + 1, 0, 10)
-    assert not (await append(stores, "x" * 3000, digest="later")).is_duplicate
+        await append(buffers, "x" * 3000, digest="later")
+    await buffers.logs.trim(NOW + 1, 0, 10)
+    assert not (await append(buffers, "x" * 3000, digest="later")).is_duplicate
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_budget_is_never_passed_and_the_low_mark_opens_again(stores: Any) -> None:
+async def test_the_budget_is_never_passed_and_the_low_mark_opens_again(buffers: Any) -> None:
     """A batch that does not fit is refused whole, and so is every other until there is room to speak of."""
     batch = a_batch("x" * 1000)
     stored = BUDGETS.live // batch.size
-    assert len(await fill(stores, stored, data=batch.data)) == stored
+    assert len(await fill(buffers, stored, data=batch.data)) == stored
     for text in ("x" * 1000, ""):
         with pytest.raises(BufferFull):
-            await append(stores, text, dead=DEAD) if text else await append(stores)
-    size = await stores.logs.size()
+            await append(buffers, text, dead=DEAD) if text else await append(buffers)
+    size = await buffers.logs.size()
     assert (size.bytes, size.budget_bytes, size.dead_letters, size.is_shut) == (
         stored * batch.size,
         BUDGETS.live,
@@ -148,40 +168,40 @@ async def test_the_budget_is_never_passed_and_the_low_mark_opens_again(stores: A
         True,
     )
     # Bad lines alone are still taken: refused, they would come back for ever.
-    await append(stores, data=b"[]", count=0, dead=DEAD)
-    assert await stores.logs.trim(NOW + 0.5, 0, 1) == 1
-    assert (await stores.logs.size()).bytes < BUDGETS.live * BUDGETS.low_mark
-    await stores.logs.append(batch)
-    assert not (await stores.logs.size()).is_shut
+    await append(buffers, data=b"[]", count=0, dead=DEAD)
+    assert await buffers.logs.trim(NOW + 0.5, 0, 1) == 1
+    assert (await buffers.logs.size()).bytes < BUDGETS.live * BUDGETS.low_mark
+    await buffers.logs.append(batch)
+    assert not (await buffers.logs.size()).is_shut
 
 
 @pytest_twisted.ensureDeferred
-async def test_old_dead_letters_make_room(stores: Any) -> None:
+async def test_old_dead_letters_make_room(buffers: Any) -> None:
     """A flood of bad lines neither grows without end nor blocks the good ones."""
     for number in range(8):
-        await append(stores, data=b"[]", count=0, dead=(DeadLine(str(number).encode() * 400, "r"),))
-    letters = await stores.logs.dead_letters("", 10)
+        await append(buffers, data=b"[]", count=0, dead=(DeadLine(str(number).encode() * 400, "r"),))
+    letters = await buffers.logs.dead_letters("", 10)
     assert [each.batch.dead[0].line[:1] for each in letters] == [b"5", b"6", b"7"]
-    size = await stores.logs.size()
+    size = await buffers.logs.size()
     assert (size.dead_letters, size.dropped_dead_letters, size.bytes) == (3, 5, 0)
     assert size.dead_bytes <= BUDGETS.dead
-    await append(stores, data=b"[]", count=0, dead=(DeadLine(b"y" * 9000, "r"),))
-    assert (await stores.logs.size()).dead_letters == 1
-    await append(stores)
+    await append(buffers, data=b"[]", count=0, dead=(DeadLine(b"y" * 9000, "r"),))
+    assert (await buffers.logs.size()).dead_letters == 1
+    await append(buffers)
 
 
 @pytest_twisted.ensureDeferred
-async def test_trimming_goes_by_age_and_keeps_the_account(stores: Any) -> None:
+async def test_trimming_goes_by_age_and_keeps_the_account(buffers: Any) -> None:
     """Only what is older goes, dead letters too; an id read on from stays good."""
-    await fill(stores, 4, dead=DEAD)
-    last = await stores.logs.last_id()
-    assert await stores.logs.trim(NOW + 2, 0, 100) == 4
-    assert [each.batch.received_at for each in await stores.logs.read("", 10)] == [NOW + 2, NOW + 3]
-    assert await stores.logs.trim(NOW + 9, 0, 100) == 4
-    size = await stores.logs.size()
+    await fill(buffers, 4, dead=DEAD)
+    last = await buffers.logs.last_id()
+    assert await buffers.logs.trim(NOW + 2, 0, 100) == 4
+    assert [each.batch.received_at for each in await buffers.logs.read("", 10)] == [NOW + 2, NOW + 3]
+    assert await buffers.logs.trim(NOW + 9, 0, 100) == 4
+    size = await buffers.logs.size()
     assert (size.bytes, size.dead_bytes, size.batches, size.dead_letters) == (0, 0, 0, 0)
-    assert await stores.logs.last_id() == last
-    assert await stores.logs.read(last, 10) == []
+    assert await buffers.logs.last_id() == last
+    assert await buffers.logs.read(last, 10) == []
 
 
 @pytest_twisted.ensureDeferred
@@ -199,12 +219,12 @@ async def test_the_account_mends_itself_when_the_stream_is_deleted_by_hand(serve
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_empty_buffer_has_no_last_id(stores: Any) -> None:
+async def test_an_empty_buffer_has_no_last_id(buffers: Any) -> None:
     """Reading from nothing begins at the oldest."""
-    assert await stores.logs.last_id() == ""
-    assert await stores.logs.read("", 10) == []
-    assert await stores.logs.dead_letters("", 10) == []
-    assert await stores.logs.trim(NOW, 0, 10) == 0
+    assert await buffers.logs.last_id() == ""
+    assert await buffers.logs.read("", 10) == []
+    assert await buffers.logs.dead_letters("", 10) == []
+    assert await buffers.logs.trim(NOW, 0, 10) == 0
 
 
 # -- cursors
@@ -309,11 +329,11 @@ async def test_settled_batches_stay_while_there_is_room(stores: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_without_a_sink_only_age_counts(stores: Any) -> None:
+async def test_without_a_sink_only_age_counts(buffers: Any) -> None:
     """Nobody has had the lines yet, but for whoever follows them by hand."""
-    await fill(stores, 3)
-    assert await stores.logs.trim(0.0, 1, 100) == 0
-    assert await stores.logs.trim(NOW + 1, 1, 100) == 1
+    await fill(buffers, 3)
+    assert await buffers.logs.trim(0.0, 1, 100) == 0
+    assert await buffers.logs.trim(NOW + 1, 1, 100) == 1
 
 
 @pytest_twisted.ensureDeferred

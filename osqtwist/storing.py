@@ -1,0 +1,102 @@
+"""Which stores a process has: all on one Redis server, or the log buffer on others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from twisted.logger import Logger
+
+from osqtwist.interfaces import IStores, StoreUnavailable
+from osqtwist.loginterfaces import Budgets
+from osqtwist.settings import BadSetting, Settings
+from osqtwist.storage.redis import RedisStores
+from osqtwist.storage.redis_url import BadRedisURL, RedisPlace, check_redis, parse_redis_url
+from osqtwist.storage.sharded import Shard, ShardedStores
+
+_DRAIN = "drain:"
+
+_log = Logger()
+
+
+class LogServer(msgspec.Struct, frozen=True):
+    """One value of ``--log-redis``."""
+
+    place: Any
+    is_draining: bool
+
+
+def log_servers(settings: Settings) -> list[LogServer]:
+    """
+    The servers of the log buffer; none if it is on ``--redis``.
+
+    :raise BadRedisURL: one cannot be understood.
+    :raise BadSetting: one is there twice, or none takes lines.
+    """
+    found = []
+    for text in settings.log_redis:
+        try:
+            place = parse_redis_url(text.removeprefix(_DRAIN))
+        except BadRedisURL as problem:
+            raise BadRedisURL(str(problem).replace("--redis", "--log-redis")) from None
+        found.append(LogServer(place, text.startswith(_DRAIN)))
+    names = [_name(server.place) for server in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadSetting(f"--log-redis {twice[0]} is there twice")
+    if found and all(server.is_draining for server in found):
+        raise BadSetting("--log-redis: every server is marked drain:, so none takes lines")
+    return found
+
+
+def look_at_log_servers(settings: Settings) -> None:
+    """
+    Look at each before anything else starts; one that is away is warned of, since it is the others' nodes too.
+
+    :raise NotDurable: one cannot promise what ``--durability`` says.
+    """
+    for server in log_servers(settings):
+        try:
+            for warning in check_redis(server.place, settings.durability):
+                _log.warn("{warning} ({name})", warning=warning, name=_name(server.place))
+        except StoreUnavailable as problem:
+            _log.error("--log-redis {name} does not answer: {problem}", name=_name(server.place), problem=str(problem))
+
+
+def server_stores(reactor: Any, settings: Settings, place: RedisPlace) -> IStores:
+    """The stores of a process that serves nodes or operators."""
+    servers = log_servers(settings)
+    if not servers:
+        return RedisStores(reactor, place, settings.redis_prefix, settings.budgets, settings.durability)
+    main = RedisStores(reactor, place, settings.redis_prefix, settings.budgets)
+    shards = [
+        Shard(
+            _name(server.place),
+            RedisStores(reactor, server.place, settings.redis_prefix, _share(settings), settings.durability),
+            server.is_draining,
+        )
+        for server in servers
+    ]
+    if _name(place) not in {shard.name for shard in shards}:
+        # It may hold lines from before there were others.
+        shards.append(Shard(_name(place), main, is_draining=True))
+    return ShardedStores(main, shards)
+
+
+def delivery_stores(reactor: Any, settings: Settings, place: RedisPlace) -> Sequence[RedisStores]:
+    """The stores of each server that lines are delivered from."""
+    servers = {_name(server.place): server.place for server in log_servers(settings)}
+    budgets = _share(settings) if servers else settings.budgets
+    servers.setdefault(_name(place), place)
+    return [RedisStores(reactor, each, settings.redis_prefix, budgets) for each in servers.values()]
+
+
+def _share(settings: Settings) -> Budgets:
+    """What each server may hold: the same part of the whole."""
+    taking = sum(not server.is_draining for server in log_servers(settings))
+    whole = settings.budgets
+    return Budgets(whole.live // taking, whole.low_mark, whole.dead // taking, whole.duplicate_window)
+
+
+def _name(place: RedisPlace) -> str:
+    return f"{place} db {place.login.database}" if place.login.database else str(place)
