@@ -22,6 +22,7 @@ from osqtwist.carves import CarveLimits, Carves
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.directory import Directory
 from osqtwist.distributed import Distributed
+from osqtwist.easing import Easing
 from osqtwist.enrollment import Enrollment, EnrollSecrets
 from osqtwist.housekeeping import BufferWatch
 from osqtwist.identity import CertificateIdentity
@@ -68,11 +69,13 @@ def assemble(
     carve_folder: Path,
     metrics: Metrics,
     binds_keys: bool = True,
+    process: str = "",
 ) -> Parts:
     """
     The object graph between the stores and the node API.
 
     :param carve_folder: shared by all processes that serve nodes.
+    :param process: the name of this process among all that serve nodes; empty if it serves none.
     :param binds_keys: whether, where certificates are required, only keys that are bound to one count.
     """
     pool = reactor.getThreadPool()
@@ -122,7 +125,10 @@ def assemble(
         hold=settings.hold,
         enroll_secret_name=settings.enroll_secret_name,
     )
-    return Parts(api, parked, [directory, distributed, BufferWatch(reactor, stores, admission)])
+    services: list[IService] = [directory, distributed, BufferWatch(reactor, stores, admission)]
+    if settings.ease:
+        services.append(Easing(reactor, stores, configuration, metrics, settings.easing, process))
+    return Parts(api, parked, services)
 
 
 def node_site(

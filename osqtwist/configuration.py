@@ -74,12 +74,18 @@ class NodeConfiguration:
 
     def __init__(self, layers: Sequence[Layer] = (), defaults: Mapping[str, Any] = DEFAULT_OPTIONS) -> None:
         self._defaults = defaults
+        self._eased: dict[str, Any] = {}
         self.replace(layers)
 
     def replace(self, layers: Sequence[Layer]) -> None:
         """Serve other layers from now on."""
         self._layers = tuple(layers)
         self._rendered: dict[tuple[int, ...], _Rendered] = {}
+
+    def ease(self, options: Mapping[str, Any]) -> None:
+        """Have these options stand over the defaults from now on; what a layer sets stays as it is."""
+        self._eased = dict(options)
+        self._rendered.clear()
 
     def layer_names(self) -> list[str]:
         """The layers there are, in order."""
@@ -102,7 +108,7 @@ class NodeConfiguration:
 
     def _render(self, chosen: tuple[int, ...]) -> _Rendered:
         layers = [self._layers[number] for number in chosen]
-        merged = merge([{"options": dict(self._defaults)}, *(layer.body for layer in layers)])
+        merged = merge([{"options": {**self._defaults, **self._eased}}, *(layer.body for layer in layers)])
         return _Rendered.of(render(merged), tuple(layer.name for layer in layers), merged)
 
 

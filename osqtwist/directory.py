@@ -26,6 +26,9 @@ from osqtwist.targeting import NodeFacts
 
 FLUSH_INTERVAL = 2.0
 """Seconds between two writes of what was seen."""
+SEEN_AGAIN = 20.0
+"""A node that comes again within so many seconds, from where it was, is not written down again: at a million nodes that
+would be more than a Redis can do."""
 REVOCATION_INTERVAL = 1.0
 """Seconds between two looks at the revocations, in case a signal was lost."""
 _MAX_KNOWN = 250_000
@@ -55,6 +58,7 @@ class Directory(Service):
         self._on_revoked = on_revoked
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._seen: dict[str, Sighting] = {}
+        self._noted: dict[str, Sighting] = {}
         self._revocations: dict[str, Revocation] = {}
         self._loops: list[LoopingCall] = []
         self._unsubscribe: Callable[[], None] | None = None
@@ -110,6 +114,7 @@ class Directory(Service):
     def forget(self, node_id: str) -> None:
         """Write down no sighting of a node that is to be forgotten."""
         self._seen.pop(node_id, None)
+        self._noted.pop(node_id, None)
 
     def name_of(self, caller: Caller) -> str:
         """The best name known for a caller without asking the store."""
@@ -117,10 +122,20 @@ class Directory(Service):
         return known.facts.name if known else caller.name or caller.node_id
 
     def saw(self, node_id: str, address: str, user_agent: str) -> None:
-        """Note that a node was heard of now.  It reaches the store within :data:`FLUSH_INTERVAL`."""
-        now = self._clock.seconds()
+        """
+        Note that a node was heard of now.
+
+        It reaches the store within :data:`FLUSH_INTERVAL`, if what is there is older than :data:`SEEN_AGAIN`.
+        """
+        now, agent = self._clock.seconds(), user_agent[:128]
+        noted = self._noted.get(node_id)
+        if noted and now - noted.seen_at < SEEN_AGAIN and noted.address == address and noted.user_agent == agent:
+            return
+        if noted is None and len(self._noted) >= _MAX_KNOWN:
+            self._noted.clear()
         if node_id in self._seen or len(self._seen) < _MAX_KNOWN:
-            self._seen[node_id] = Sighting(seen_at=now, first_seen_at=now, address=address, user_agent=user_agent[:128])
+            sighting = Sighting(seen_at=now, first_seen_at=now, address=address, user_agent=agent)
+            self._seen[node_id] = self._noted[node_id] = sighting
 
     async def flush(self) -> None:
         """Write down who was seen since the last time; on a failure it is kept for the next."""
@@ -155,8 +170,10 @@ class Directory(Service):
         # An empty id stands for signals that were missed: any node may have changed.
         if node_id:
             self._known.pop(node_id, None)
+            self._noted.pop(node_id, None)
         else:
             self._known.clear()
+            self._noted.clear()
         Deferred.fromCoroutine(self.refresh_revocations())
 
 

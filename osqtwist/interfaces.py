@@ -179,7 +179,7 @@ class ISignals(Interface):
 
     Topics in use: ``queries`` (a query was added or cancelled), ``results`` (payload: query id), ``nodes``
     (payload: node id; its record or a revocation changed), ``logs`` (a batch was appended), ``sinks``
-    (payload: sink; it was paused, resumed, rewound or forgotten).
+    (payload: sink; it was paused, resumed, rewound or forgotten), ``ease`` (the level of load changed).
     """
 
     async def publish(topic: str, payload: str = "") -> None:
@@ -211,6 +211,34 @@ class IAuditStore(Interface):
         """How many there are."""
 
 
+LOAD_IS_OLD = 45.0
+"""Seconds after which what a process said of its load counts no more."""
+
+
+@attrs.frozen
+class Load:
+    """
+    How busy the processes are that serve nodes.
+
+    :ivar level: see :mod:`osqtwist.ease`; since when, Unix time, is :attr:`since`.
+    :ivar busy: of each process, the share of a processor.
+    """
+
+    level: int
+    since: float
+    busy: tuple[float, ...] = ()
+
+
+class ILoadStore(Interface):
+    """What processes say of their load, and the level that follows from it."""
+
+    async def report(name: str, busy: float | None, now: float) -> Load:
+        """Keep what a process says, if it says anything, and answer with what all said lately."""
+
+    async def change(seen: Load, level: int, now: float) -> bool:
+        """Change the level, unless another did since this was seen; says whether."""
+
+
 class IStores(Interface):
     """All stores of one server, with one life."""
 
@@ -220,6 +248,7 @@ class IStores(Interface):
     sinks = Attribute("an osqtwist.loginterfaces.ISinkLevers; an ISinkQueues where lines are delivered from")
     carves = Attribute("an ICarveStore")
     audit = Attribute("an IAuditStore")
+    loads = Attribute("an ILoadStore")
     operators = Attribute("an osqtwist.operatorinterfaces.IOperatorStore")
     signals = Attribute("an ISignals")
 

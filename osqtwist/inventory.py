@@ -99,7 +99,12 @@ class Inventory:
                 "away": list(size.away),
             },
             "config_layers": self.configuration.layer_names(),
+            "ease": await self._ease(),
         }
+
+    async def _ease(self) -> dict[str, Any]:
+        load = await self.stores.loads.report("", None, self.clock.seconds())
+        return {"level": load.level, "since": load.since or None, "busy": [round(each, 3) for each in load.busy]}
 
     async def nodes(self, offset: int, limit: int, online: bool, target: Target = Target()) -> dict[str, Any]:
         """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import encodings.idna
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +112,9 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
         redis_url = f"unix:{place.path}"
         if "replica" in settings.durability:
             raise BadSetting(f"--durability {settings.durability} needs --redis: the private Valkey has no replica")
-    node_side = NodeSide.of(reactor, settings, state, place, secret_path, metrics)
+    node_side = NodeSide.of(
+        reactor, settings, state, place, secret_path, metrics, serves_nodes=settings.worker_count == 1
+    )
     operators = OperatorsPort.of(settings)
     if operators:
         node_side.watches.append(CredentialWatch(reactor, operators.tls))
@@ -182,9 +185,12 @@ class NodeSide:
         place: RedisPlace,
         secret_path: Path | None,
         metrics: Metrics,
+        serves_nodes: bool,
     ) -> NodeSide:
         """
         Read every file that the settings name.
+
+        :param serves_nodes: whether this process does, or others of it do.
 
         :raise BadSetting: and the others of :data:`EXPECTED`.
         """
@@ -208,6 +214,7 @@ class NodeSide:
             NodeKeys(state.signing_keys()),
             state.path / CARVES,
             metrics,
+            process=f"{socket.gethostname()}/{os.getpid()}" if serves_nodes else "",
         )
         watches: list[IService] = [folder, CredentialWatch(reactor, tls), RareCollections(reactor)]
         reloads: list[Callable[[], object]] = [lambda: tls.reload("SIGHUP"), folder.reload]

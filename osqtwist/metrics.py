@@ -106,6 +106,9 @@ class Metrics:
             "Whether the log buffer takes nothing: 1 from the budget down to the low mark.",
             registry=registry,
         )
+        self.ease_level = Gauge(
+            "osqtwist_ease_level", "How far the habits of nodes are eased for the load's sake.", registry=registry
+        )
         self.log_servers_away = Gauge(
             "osqtwist_log_servers_away", "Servers of the log buffer that do not answer.", registry=registry
         )

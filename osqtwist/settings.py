@@ -18,6 +18,7 @@ import msgspec
 
 from osqtwist.access import OperatorRules
 from osqtwist.distributed import MAX_HOLD, QUERY_BURST
+from osqtwist.ease import EaseRule
 from osqtwist.identity import IdentityRule, TagRule
 from osqtwist.loginterfaces import Budgets
 from osqtwist.storage.redis_durability import DurabilityLevel
@@ -64,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     workers: int | Literal["auto"] = 1
     hold: float = 10.0
     query_burst: int = QUERY_BURST
+    ease: bool = True
     keep_connections: bool = False
     route_prefix: str = ""
     log_budget_mib: int = 1024
@@ -79,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     deadlines: Deadlines = Deadlines()
     sink: dict[str, dict[str, Any]] = {}
     operators: OperatorRules = OperatorRules()
+    easing: EaseRule = EaseRule()
 
     @property
     def budgets(self) -> Budgets:
@@ -144,6 +147,7 @@ HELP: dict[str, tuple[str, str]] = {
         "nodes that each worker may hand a live query to before they come back; more reach a large fleet sooner, and "
         "keep others waiting longer",
     ),
+    "ease": ("yes|no", "whether nodes are told to come less often while the server is busy"),
     "keep_connections": ("yes|no", "keep connections for further requests; osqueryd never makes any"),
     "route_prefix": ("PATH", "a prefix that every route answers under too, such as /public/osquery"),
     "log_budget_mib": ("N", "size of the log buffer in MiB; past it nodes are told to keep their lines; 0: no limit"),

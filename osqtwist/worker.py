@@ -58,7 +58,9 @@ def main() -> None:
     secret_path = Path(instructions.secret_path) if instructions.secret_path else None
     state = StateFolder(Path(settings.state).absolute())
     try:
-        node_side = NodeSide.of(loop, settings, state, parse_redis_url(instructions.redis_url), secret_path, metrics)
+        node_side = NodeSide.of(
+            loop, settings, state, parse_redis_url(instructions.redis_url), secret_path, metrics, True
+        )
     except EXPECTED as problem:
         _fail(str(problem))
     server = Server(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import logmemory, logs
+from bench import capacity, logmemory, logs
 from bench.logload import lines_of
 from bench.pipeline import PARTS
 
@@ -78,3 +78,24 @@ def test_memory_is_measured_beside_a_sink_that_works(folder: Path) -> None:
     assert by_sink["down"]["lines_taken"] == 0
     assert by_sink["down"]["requests"] > 0
     assert "| delivery | down |" in logmemory.table(rows)
+
+
+def test_the_model_is_what_its_inputs_say() -> None:
+    """Twice the nodes need twice of everything that is not rounded, and the first limit is where one host is full."""
+    host = capacity.Host()
+    one, two = (capacity.needs(count, capacity.STOCK, capacity.Costs(), host) for count in (100_000, 200_000))
+    for name in ("connections a second", "cores", "memory GB", "log Redis cores", "main Redis GB"):
+        assert two[name] == pytest.approx(2 * one[name])
+    limits = capacity.first_limits(capacity.STOCK, capacity.Costs(), host)
+    full = capacity.needs(int(limits["host CPU"]), capacity.STOCK, capacity.Costs(), host)
+    assert full["cores"] == pytest.approx(host.cores, rel=0.001)
+    assert full["hosts"] == 1
+
+
+def test_waiting_grows_with_the_load_and_a_herd_takes_its_work() -> None:
+    """And the same seed gives the same figures."""
+    calm, busy = (capacity.waits(share, 4, 5.0, capacity.Costs()) for share in (0.3, 0.9))
+    assert calm["p99"] < busy["p99"]
+    assert capacity.waits(0.3, 4, 5.0, capacity.Costs()) == calm
+    assert capacity.herd(2000, 2, 0.001, 3.0) >= 1.0
+    assert capacity.herd(2000, 1, 0.001, 3.0) > capacity.herd(2000, 4, 0.001, 3.0)

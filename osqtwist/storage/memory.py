@@ -28,6 +28,7 @@ from osqtwist.interfaces import (
 from osqtwist.loginterfaces import Budgets
 from osqtwist.node import Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult, Taken
+from osqtwist.storage.memory_loads import MemoryLoadStore
 from osqtwist.storage.memory_logs import MemoryLogBuffer, MemorySinkQueues
 from osqtwist.storage.memory_operators import MemoryOperatorStore
 
@@ -357,6 +358,7 @@ class MemoryStores:
         self.carves = MemoryCarveStore()
         self.audit = MemoryAuditStore()
         self.operators = MemoryOperatorStore(clock)
+        self.loads = MemoryLoadStore()
 
     async def ready(self) -> None:
         """See :class:`osqtwist.interfaces.IStores`."""

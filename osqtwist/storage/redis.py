@@ -15,6 +15,7 @@ from osqtwist.storage.redis_audit import RedisAuditStore
 from osqtwist.storage.redis_carves import RedisCarveStore
 from osqtwist.storage.redis_connection import Login, NextEndpoint, RedisConnection
 from osqtwist.storage.redis_durability import Durability, waiting_command
+from osqtwist.storage.redis_loads import RedisLoadStore
 from osqtwist.storage.redis_logs import RedisLogBuffer
 from osqtwist.storage.redis_nodes import RedisNodeStore
 from osqtwist.storage.redis_operators import RedisOperatorStore
@@ -66,6 +67,7 @@ class RedisStores:
         self.carves = RedisCarveStore(self._redis, prefix)
         self.audit = RedisAuditStore(self._redis, f"{prefix}audit")
         self.operators = RedisOperatorStore(self._redis, prefix)
+        self.loads = RedisLoadStore(self._redis, f"{prefix}loads")
         self._is_open = False
         self._ready_within = ready_within
 
