@@ -31,6 +31,8 @@ from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys
 from osqtwist.parking import ParkedReads
 from osqtwist.settings import Settings
+from osqtwist.tagfindings import TagFindings
+from osqtwist.tagging import Tagging
 from osqtwist.tls import PeerIdentities
 from osqtwist.web import routes
 from osqtwist.web.exchange import Exchange
@@ -82,7 +84,11 @@ def assemble(
 
     parked = ParkedReads(reactor, metrics.parked_reads.set)
     distributed = Distributed(reactor, stores.queries, stores.signals, parked, metrics, settings.query_burst)
-    directory = Directory(reactor, stores.nodes, stores.signals, distributed.end_reads_of)
+
+    def tagging() -> Tagging:
+        return configuration.tagging
+
+    directory = Directory(reactor, stores.nodes, stores.signals, distributed.end_reads_of, tagging)
     carves = Carves(
         reactor,
         stores.carves,
@@ -116,7 +122,14 @@ def assemble(
         directory=directory,
         configuration=configuration,
         distributed=distributed,
-        logs=LogIntake(reactor, stores.logs, admission, metrics, MAX_LINE_BYTES),
+        logs=LogIntake(
+            reactor,
+            stores.logs,
+            admission,
+            metrics,
+            MAX_LINE_BYTES,
+            TagFindings(stores.nodes, stores.signals, tagging),
+        ),
         carves=carves,
         metrics=metrics,
         hold=settings.hold,

@@ -101,7 +101,7 @@ class Enrollment:
                 name=certificate.value,
                 proof="certificate",
                 certificate=certificate_record(certificate),
-                tags=merged_tags(tags, certificate.tags),
+                tags=tags,
                 **self._own_word(request),
             )
         elif request.host_identifier:
@@ -141,9 +141,5 @@ def certificate_record(certificate: CertificateIdentity) -> CertificateRecord:
         fingerprint=certificate.fingerprint,
         not_after=certificate.not_after,
         key_type=certificate.key_type,
+        tags=certificate.tags,
     )
-
-
-def merged_tags(*groups: tuple[str, ...]) -> tuple[str, ...]:
-    """All tags once, in a stable order."""
-    return tuple(sorted({tag for group in groups for tag in group}))

@@ -15,7 +15,7 @@ from zope.interface import Attribute, Interface
 
 from osqtwist.auditentry import AuditEntry
 from osqtwist.carve import CarveSession
-from osqtwist.node import Node, Revocation, Sighting
+from osqtwist.node import FormerNode, Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, QueryProgress, QueryResult, Taken
 
 
@@ -51,10 +51,28 @@ class INodeStore(Interface):
     """Nodes, when they were seen, and which are revoked."""
 
     async def record(node: Node) -> Node:
-        """Keep a node, over what was kept under its id before, but for its given tags; answers with it and these."""
+        """
+        Keep a node, over what was kept under its id before; answers with it.
+
+        Its given and found tags, its note and its former nodes are not taken from it, but stay as they are kept.
+        """
 
     async def tag(node_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
         """Change the given tags of a node that is kept."""
+
+    async def tag_found(node_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
+        """The same for its found tags."""
+
+    async def annotate(node_id: str, note: str) -> None:
+        """Replace the note of a node that is kept."""
+
+    async def merge(former: FormerNode, node_id: str) -> None:
+        """
+        Have a node that is kept take over from another, at once.
+
+        It gets that one's given tags, its note behind its own, and its first sighting, and is found by its id and its
+        names; of the other nothing is kept, but for a revocation.
+        """
 
     async def forget(node_id: str) -> None:
         """Keep nothing of a node any more, but for a revocation."""
@@ -69,7 +87,8 @@ class INodeStore(Interface):
         """
         Note when nodes were last heard of, many in one exchange with the store.
 
-        An older sighting never replaces a newer one, and ``first_seen_at`` of the first is kept.
+        An older sighting never replaces a newer one, and ``first_seen_at`` of the first is kept, as are the last few
+        addresses and the last config.
         """
 
     async def sightings(node_ids: Sequence[str]) -> dict[str, Sighting]:

@@ -18,15 +18,13 @@ from osqtwist.figures import SummedFigures
 from osqtwist.interfaces import IStores, NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.metrics import Metrics
 from osqtwist.node import TAG_PATTERN, Node, Revocation, Sighting
-from osqtwist.targeting import Target
+from osqtwist.noderow import DAY, ONLINE_WITHIN, node_row
+from osqtwist.targeting import NodeFacts, Target
 
-ONLINE_WITHIN = 60.0
-"""A node that was heard of in this many seconds counts as online."""
 LOOKED_THROUGH = 5000
 """Nodes that one page of a search may look at."""
 
 MOST_GIVEN_TAGS = 100
-_DAY = 86400.0
 _EXPIRY_CLASSES = (("expired", -math.inf, 0), ("7 days", 0, 7), ("30 days", 7, 30), ("later", 30, math.inf))
 
 _PAGE = 500
@@ -65,7 +63,7 @@ class Inventory:
             metrics.nodes_online.set(await self.stores.nodes.count_since(now - ONLINE_WITHIN))
             metrics.nodes_known.set(await self.stores.nodes.count_since(0))
             for word, start, end in _EXPIRY_CLASSES:
-                count = await self.stores.nodes.count_expiring(now + start * _DAY, now + end * _DAY)
+                count = await self.stores.nodes.count_expiring(now + start * DAY, now + end * DAY)
                 metrics.node_certificates.labels(ends=word).set(count)
         except (StoreUnavailable, StoreFull):
             metrics.store_up.set(0)
@@ -119,8 +117,8 @@ class Inventory:
             sightings = await self.stores.nodes.sightings(node_ids)
             for node_id in node_ids:
                 offset += 1
-                if node_id in nodes and target.matches(nodes[node_id].facts()):
-                    found.append(self._node_row(nodes[node_id], sightings.get(node_id), now))
+                if node_id in nodes and target.matches(self.facts_of(nodes[node_id])):
+                    found.append(self._row(nodes[node_id], sightings.get(node_id)))
                     if len(found) == limit:
                         return {"nodes": found, "next_offset": offset}
             if len(node_ids) < wanted:
@@ -130,7 +128,7 @@ class Inventory:
     async def certificates(self, within_days: float, limit: int) -> list[dict[str, Any]]:
         """Nodes whose newest certificate has ended, or ends within so many days: the first to end first."""
         now = self.clock.seconds()
-        node_ids = await self.stores.nodes.expiring(0.0, now + within_days * _DAY, limit)
+        node_ids = await self.stores.nodes.expiring(0.0, now + within_days * DAY, limit)
         nodes = await self.stores.nodes.get_many(node_ids)
         sightings = await self.stores.nodes.sightings(node_ids)
         return [
@@ -141,7 +139,7 @@ class Inventory:
                 "serial": node.certificate.serial,
                 "key_type": node.certificate.key_type,
                 "not_after": node.certificate.not_after,
-                "days": round((node.certificate.not_after - now) / _DAY, 1),
+                "days": round((node.certificate.not_after - now) / DAY, 1),
                 "seen_at": sightings[node_id].seen_at if node_id in sightings else None,
             }
             for node_id in node_ids
@@ -152,14 +150,17 @@ class Inventory:
         """One node, with everything known of it."""
         node = await self._find(name)
         sightings = await self.stores.nodes.sightings([node.node_id])
-        row = self._node_row(node, sightings.get(node.node_id), self.clock.seconds())
-        certificate = msgspec.to_builtins(node.certificate) if node.certificate else None
-        return row | {"host_details": node.host_details, "certificate": certificate}
+        row = self._row(node, sightings.get(node.node_id))
+        newest = self.configuration.config_for(self.facts_of(node), None).etag
+        if row["config"]:
+            row["config"] |= {"is_newest": row["config"]["etag"] == newest}
+        former = msgspec.to_builtins(node.former)
+        return row | {"former": former, "host_details": node.host_details}
 
     async def config_of(self, name: str) -> dict[str, Any]:
         """The config that a node gets, and which layers it is made of."""
         node = await self._find(name)
-        answer = self.configuration.config_for(node.facts(), None)
+        answer = self.configuration.config_for(self.facts_of(node), None)
         return {
             "node": node.node_id,
             "layers": list(answer.layers),
@@ -196,7 +197,7 @@ class Inventory:
             raise BadTag(f"a node can be given {MOST_GIVEN_TAGS} tags")
         await self.stores.nodes.tag(node.node_id, added, removed)
         await self._announce(node.node_id)
-        return {"node": node.node_id, "tags": sorted((await self._find(node.node_id)).facts().tags)}
+        return {"node": node.node_id, "tags": sorted(self.facts_of(await self._find(node.node_id)).tags)}
 
     async def forget(self, name: str) -> dict[str, Any]:
         """
@@ -233,26 +234,21 @@ class Inventory:
         while page := await self.stores.nodes.seen_since(since, offset, _PAGE):
             nodes = await self.stores.nodes.get_many(page)
             for node in nodes.values():
-                if target.matches(node.facts()) and not self.directory.is_revoked(node.node_id):
+                if target.matches(self.facts_of(node)) and not self.directory.is_revoked(node.node_id):
                     names[node.node_id] = node.name
             offset += _PAGE
         return names
 
-    def _node_row(self, node: Node, sighting: Sighting | None, now: float) -> dict[str, Any]:
-        return {
-            "node": node.node_id,
-            "name": node.name,
-            "proof": node.proof,
-            "host_identifier": node.host_identifier,
-            "platform": node.platform,
-            "osquery_version": node.osquery_version,
-            "tags": sorted(node.facts().tags),
-            "given_tags": list(node.given_tags),
-            "enrolled_at": node.enrolled_at or None,
-            "first_seen_at": sighting.first_seen_at if sighting else None,
-            "seen_at": sighting.seen_at if sighting else None,
-            "online": bool(sighting and sighting.seen_at >= now - ONLINE_WITHIN),
-            "address": sighting.address if sighting else "",
-            "user_agent": sighting.user_agent if sighting else "",
-            "revoked": self.directory.is_revoked(node.node_id),
-        }
+    def facts_of(self, node: Node) -> NodeFacts:
+        """What a target can look at, all tags included."""
+        return self.configuration.tagging.applied(node.facts())
+
+    def _row(self, node: Node, sighting: Sighting | None) -> dict[str, Any]:
+        return node_row(
+            node,
+            sighting,
+            self.configuration.tagging,
+            self.clock.seconds(),
+            self.directory.is_revoked(node.node_id),
+            [],
+        )

@@ -27,6 +27,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "logevent",
             "node",
             "nodekey",
+            "noderow",
             "operator",
             "osqueryschema",
             "query",
@@ -35,6 +36,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "sqlcheck",
             "sqlstatement",
             "sqltokens",
+            "tagging",
             "targeting",
             "wire",
         },
@@ -66,6 +68,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "parking",
             "sharedsink",
             "sinkview",
+            "tagfindings",
         },
     ),
     (

@@ -2,8 +2,9 @@
 Nodes in Redis.
 
 =====================  =======  =======================================================================
-``node:ID``            hash     ``record``, ``name``, ``host``, ``seen``, ``first``, ``tags``: some 3 kB a node
-``named:TEXT``         set      ids of the nodes with that name or host identifier
+``node:ID``            hash     ``record``, ``name``, ``host``; ``tags``, ``found``, ``note``, ``former``; ``seen``,
+                                ``first``, ``addresses``, ``config``: some 3 kB a node
+``named:TEXT``         set      ids of the nodes with that name or host identifier, or that took over from one
 ``seen``               zset     id, by the time it was last seen
 ``expiring``           zset     id, by the time at which its newest certificate ends
 ``revoked``            hash     id to revocation
@@ -21,7 +22,7 @@ import msgspec
 from zope.interface import implementer
 
 from osqtwist.interfaces import INodeStore
-from osqtwist.node import Node, Revocation, Sighting
+from osqtwist.node import MOST_ADDRESSES, AddressSeen, ConfigServed, FormerNode, Node, Revocation, Sighting
 from osqtwist.storage.redis_connection import RedisConnection, Script
 
 _RECORD = Script(
@@ -37,23 +38,25 @@ _RECORD = Script(
     end
     redis.call('HSET', KEYS[1], 'record', ARGV[2], 'name', ARGV[3], 'host', ARGV[4])
     if ARGV[5] == '' then redis.call('ZREM', KEYS[3], ARGV[1]) else redis.call('ZADD', KEYS[3], ARGV[5], ARGV[1]) end
-    return redis.call('HGET', KEYS[1], 'tags')
+    return redis.call('HMGET', KEYS[1], 'tags', 'found', 'note', 'former')
     """
 )
 _TAG = Script(
     """
     if redis.call('HEXISTS', KEYS[1], 'record') == 0 then return end
     local tags = {}
-    for tag in string.gmatch(redis.call('HGET', KEYS[1], 'tags') or '', '%S+') do tags[tag] = true end
-    for index = 2, #ARGV do tags[ARGV[index]] = index <= ARGV[1] + 1 or nil end
+    for tag in string.gmatch(redis.call('HGET', KEYS[1], ARGV[1]) or '', '%S+') do tags[tag] = true end
+    for index = 3, #ARGV do tags[ARGV[index]] = index <= ARGV[2] + 2 or nil end
     local list = {}
     for tag in pairs(tags) do list[#list + 1] = tag end
     table.sort(list)
-    redis.call('HSET', KEYS[1], 'tags', table.concat(list, ' '))
+    redis.call('HSET', KEYS[1], ARGV[1], table.concat(list, ' '))
     """
 )
-_FORGET = Script(
-    """
+_ANNOTATE = Script(
+    "if redis.call('HEXISTS', KEYS[1], 'record') == 1 then redis.call('HSET', KEYS[1], 'note', ARGV[1]) end"
+)
+_FORGET_TEXT = """
     local old = redis.call('HMGET', KEYS[1], 'name', 'host')
     for index = 1, 2 do
         if old[index] then redis.call('SREM', KEYS[2] .. old[index], ARGV[1]) end
@@ -62,16 +65,73 @@ _FORGET = Script(
     redis.call('ZREM', KEYS[4], ARGV[1])
     redis.call('DEL', KEYS[1])
     """
+_FORGET = Script(
+    """
+    for _, former in ipairs(cjson.decode(redis.call('HGET', KEYS[1], 'former') or '[]')) do
+        for _, name in pairs({former.node_id, former.name, former.host_identifier}) do
+            redis.call('SREM', KEYS[2] .. name, ARGV[1])
+        end
+    end
+    """
+    + _FORGET_TEXT
+)
+# KEYS[1..4] and ARGV[1] are as above, of the one that goes; the other is in KEYS[5] and ARGV[2].
+_MERGE = Script(
+    """
+    if redis.call('HEXISTS', KEYS[5], 'record') == 0 then return end
+    local from = redis.call('HMGET', KEYS[1], 'tags', 'note', 'first', 'former')
+    local into = redis.call('HMGET', KEYS[5], 'tags', 'note', 'first', 'former')
+    local tags, list = {}, {}
+    for tag in string.gmatch((from[1] or '') .. ' ' .. (into[1] or ''), '%S+') do
+        if not tags[tag] then list[#list + 1] = tag end
+        tags[tag] = true
+    end
+    table.sort(list)
+    redis.call('HSET', KEYS[5], 'tags', table.concat(list, ' '))
+    local notes = {}
+    for _, note in ipairs({into[2] or '', from[2] or ''}) do
+        if note ~= '' then notes[#notes + 1] = note end
+    end
+    redis.call('HSET', KEYS[5], 'note', table.concat(notes, '; '))
+    if from[3] and (not into[3] or tonumber(from[3]) < tonumber(into[3])) then
+        redis.call('HSET', KEYS[5], 'first', from[3])
+    end
+    local former = cjson.decode(into[4] or '[]')
+    for _, each in ipairs(cjson.decode(from[4] or '[]')) do former[#former + 1] = each end
+    former[#former + 1] = cjson.decode(ARGV[3])
+    for _, each in ipairs(former) do
+        for _, name in pairs({each.node_id, each.name, each.host_identifier}) do
+            redis.call('SREM', KEYS[2] .. name, ARGV[1])
+            redis.call('SADD', KEYS[2] .. name, ARGV[2])
+        end
+    end
+    redis.call('HSET', KEYS[5], 'former', cjson.encode(former))
+    """
+    + _FORGET_TEXT
 )
 _SAW = Script(
     """
-    for index = 1, #ARGV, 4 do
+    for index = 2, #ARGV, 6 do
         local id, at, first, seen = ARGV[index], ARGV[index + 1], ARGV[index + 2], ARGV[index + 3]
+        local address, config = ARGV[index + 4], ARGV[index + 5]
         local before = redis.call('ZSCORE', KEYS[1], id)
         if not before or tonumber(before) <= tonumber(at) then
             redis.call('ZADD', KEYS[1], at, id)
             redis.call('HSET', KEYS[2] .. id, 'seen', seen)
+            -- Newest first, each with the time it was left; the newest is not left yet.
+            local known = redis.call('HGET', KEYS[2] .. id, 'addresses') or ''
+            if address ~= '' and string.match(known, '^%S+') ~= address then
+                local list, left = {address .. ' ' .. at}, before
+                for each, moment in string.gmatch(known, '(%S+) (%S+)') do
+                    if each ~= address and #list < tonumber(ARGV[1]) then
+                        list[#list + 1] = each .. ' ' .. (left or moment)
+                    end
+                    left = nil
+                end
+                redis.call('HSET', KEYS[2] .. id, 'addresses', table.concat(list, ' '))
+            end
         end
+        if config ~= '' then redis.call('HSET', KEYS[2] .. id, 'config', config) end
         redis.call('HSETNX', KEYS[2] .. id, 'first', first)
     end
     """
@@ -80,6 +140,8 @@ _SAW_AT_ONCE = 500
 
 _node_decoder = msgspec.json.Decoder(Node)
 _sighting_decoder = msgspec.json.Decoder(Sighting)
+_config_decoder = msgspec.json.Decoder(ConfigServed)
+_former_decoder = msgspec.json.Decoder(tuple[FormerNode, ...])
 _revocation_decoder = msgspec.json.Decoder(Revocation)
 
 
@@ -93,8 +155,8 @@ class RedisNodeStore:
 
     async def record(self, node: Node) -> Node:
         """One script call."""
-        node = msgspec.structs.replace(node, given_tags=())
-        tags = await self._redis.run(
+        node = msgspec.structs.replace(node, given_tags=(), found_tags=(), note="", former=())
+        kept = await self._redis.run(
             _RECORD,
             [self._key(node.node_id), f"{self._prefix}named:", self._expiring],
             [
@@ -105,16 +167,28 @@ class RedisNodeStore:
                 repr(node.certificate.not_after) if node.certificate else "",
             ],
         )
-        return _with_tags(node, tags)
+        return _with_kept(node, *kept)
 
     async def tag(self, node_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
         """One script call."""
-        await self._redis.run(_TAG, [self._key(node_id)], [len(added), *added, *removed])
+        await self._redis.run(_TAG, [self._key(node_id)], ["tags", len(added), *added, *removed])
+
+    async def tag_found(self, node_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
+        """One script call."""
+        await self._redis.run(_TAG, [self._key(node_id)], ["found", len(added), *added, *removed])
+
+    async def annotate(self, node_id: str, note: str) -> None:
+        """One script call."""
+        await self._redis.run(_ANNOTATE, [self._key(node_id)], [note])
+
+    async def merge(self, former: FormerNode, node_id: str) -> None:
+        """One script call."""
+        keys = [self._key(former.node_id), *self._shared_keys, self._key(node_id)]
+        await self._redis.run(_MERGE, keys, [former.node_id, node_id, msgspec.json.encode(former)])
 
     async def forget(self, node_id: str) -> None:
         """One script call."""
-        keys = [self._key(node_id), f"{self._prefix}named:", f"{self._prefix}seen", self._expiring]
-        await self._redis.run(_FORGET, keys, [node_id])
+        await self._redis.run(_FORGET, [self._key(node_id), *self._shared_keys], [node_id])
 
     async def get(self, node_id: str) -> Node | None:
         """One command."""
@@ -122,10 +196,12 @@ class RedisNodeStore:
 
     async def get_many(self, node_ids: Sequence[str]) -> dict[str, Node]:
         """One command for each node, sent together."""
-        records = await self._redis.execute_all([("HMGET", self._key(each), "record", "tags") for each in node_ids])
+        records = await self._redis.execute_all(
+            [("HMGET", self._key(each), "record", "tags", "found", "note", "former") for each in node_ids]
+        )
         return {
-            node_id: _with_tags(_node_decoder.decode(record), tags)
-            for node_id, (record, tags) in zip(node_ids, records, strict=True)
+            node_id: _with_kept(_node_decoder.decode(record), *kept)
+            for node_id, (record, *kept) in zip(node_ids, records, strict=True)
             if record
         }
 
@@ -133,17 +209,27 @@ class RedisNodeStore:
         """One script call for each 500."""
         words: list[str | bytes] = []
         for node_id, seen in sightings.items():
-            words += [node_id, repr(seen.seen_at), repr(seen.first_seen_at), msgspec.json.encode(seen)]
+            config = msgspec.json.encode(seen.config) if seen.config else b""
+            brief = msgspec.structs.replace(seen, config=None, addresses=())
+            words += [node_id, repr(seen.seen_at), repr(seen.first_seen_at), msgspec.json.encode(brief)]
+            words += [seen.address, config]
         keys = [f"{self._prefix}seen", f"{self._prefix}node:"]
-        for start in range(0, len(words), 4 * _SAW_AT_ONCE):
-            await self._redis.run(_SAW, keys, words[start : start + 4 * _SAW_AT_ONCE])
+        for start in range(0, len(words), 6 * _SAW_AT_ONCE):
+            await self._redis.run(_SAW, keys, [MOST_ADDRESSES, *words[start : start + 6 * _SAW_AT_ONCE]])
 
     async def sightings(self, node_ids: Sequence[str]) -> dict[str, Sighting]:
         """One command for each node, sent together."""
-        found = await self._redis.execute_all([("HMGET", self._key(each), "seen", "first") for each in node_ids])
+        found = await self._redis.execute_all(
+            [("HMGET", self._key(each), "seen", "first", "addresses", "config") for each in node_ids]
+        )
         return {
-            node_id: msgspec.structs.replace(_sighting_decoder.decode(seen), first_seen_at=float(first))
-            for node_id, (seen, first) in zip(node_ids, found, strict=True)
+            node_id: msgspec.structs.replace(
+                _sighting_decoder.decode(seen),
+                first_seen_at=float(first),
+                addresses=_addresses(addresses),
+                config=_config_decoder.decode(config) if config else None,
+            )
+            for node_id, (seen, first, addresses, config) in zip(node_ids, found, strict=True)
             if seen and first
         }
 
@@ -186,6 +272,10 @@ class RedisNodeStore:
         return [_revocation_decoder.decode(each) for each in await self._redis.execute("HVALS", self._revoked)]
 
     @property
+    def _shared_keys(self) -> list[str]:
+        return [f"{self._prefix}named:", f"{self._prefix}seen", self._expiring]
+
+    @property
     def _expiring(self) -> str:
         return f"{self._prefix}expiring"
 
@@ -197,5 +287,18 @@ class RedisNodeStore:
         return f"{self._prefix}node:{node_id}"
 
 
-def _with_tags(node: Node, tags: bytes | None) -> Node:
-    return msgspec.structs.replace(node, given_tags=tuple(tags.decode().split())) if tags else node
+def _with_kept(node: Node, tags: bytes | None, found: bytes | None, note: bytes | None, former: bytes | None) -> Node:
+    if not (tags or found or note or former):
+        return node
+    return msgspec.structs.replace(
+        node,
+        given_tags=tuple((tags or b"").decode().split()),
+        found_tags=tuple((found or b"").decode().split()),
+        note=(note or b"").decode(),
+        former=_former_decoder.decode(former) if former else (),
+    )
+
+
+def _addresses(text: bytes | None) -> tuple[AddressSeen, ...]:
+    words = (text or b"").decode().split()
+    return tuple(AddressSeen(address, float(at)) for address, at in zip(words[::2], words[1::2], strict=True))

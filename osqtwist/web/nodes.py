@@ -39,6 +39,7 @@ from osqtwist.enrollment import Enrollment
 from osqtwist.identity import CertificateIdentity
 from osqtwist.logs import LogIntake
 from osqtwist.metrics import Metrics
+from osqtwist.node import ConfigState
 from osqtwist.query import QueryResult
 from osqtwist.targeting import NodeFacts
 from osqtwist.web import routes
@@ -120,6 +121,8 @@ class NodeAPI:
         etag = request.etag if isinstance(request.etag, str) else None if request.etag is msgspec.UNSET else ""
         answer = self.configuration.config_for(facts, etag)
         self.metrics.configs.labels(etag="none" if etag is None else "ok" if answer.is_unchanged else "new").inc()
+        state: ConfigState = "unconfirmed" if etag is None else "confirmed" if answer.is_unchanged else "sent"
+        self.directory.served(caller.node_id, answer.etag, state)
         if len(answer.body) >= _GZIP_FROM_BYTES and "gzip" in visit.header(b"Accept-Encoding"):
             visit.request.responseHeaders.setRawHeaders(b"Content-Encoding", [b"gzip"])
             return answer.gzipped()
