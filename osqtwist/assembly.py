@@ -19,6 +19,8 @@ from twisted.web.server import Request
 from osqtwist.admission import Admission
 from osqtwist.authentication import Authentication
 from osqtwist.carves import CarveLimits, Carves
+from osqtwist.clones import Clones, Report
+from osqtwist.clonewatch import CloneWatch
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.directory import Directory
 from osqtwist.distributed import Distributed
@@ -70,12 +72,14 @@ def assemble(
     carve_folder: Path,
     metrics: Metrics,
     binds_keys: bool = True,
+    report: Report = lambda kind, node_id, facts: None,
 ) -> Parts:
     """
     The object graph between the stores and the node API.
 
     :param carve_folder: shared by all processes that serve nodes.
     :param binds_keys: whether, where certificates are required, only keys that are bound to one count.
+    :param report: called with what somebody may want to be told of: the kind, the id of a node, and the facts.
     """
     pool = reactor.getThreadPool()
 
@@ -89,6 +93,8 @@ def assemble(
         return configuration.tagging
 
     directory = Directory(reactor, stores.nodes, stores.signals, distributed.end_reads_of, tagging)
+    clones = Clones(reactor, stores, report)
+    watch = CloneWatch(reactor, stores, clones, directory.enrolled_at, settings.worker_count)
     carves = Carves(
         reactor,
         stores.carves,
@@ -108,7 +114,10 @@ def assemble(
         exchange=Exchange(reactor, metrics, in_thread, settings.max_log_body_mib * _MIB, settings.request_log),
         certificate_of=certificate_of,
         authentication=Authentication(
-            node_keys, directory.is_revoked, binds_keys and settings.client_auth == "required"
+            node_keys,
+            directory.is_revoked,
+            binds_keys and settings.client_auth == "required",
+            clones.node_of,
         ),
         enrollment=Enrollment(
             reactor,
@@ -117,8 +126,11 @@ def assemble(
             node_keys,
             secrets,
             directory.is_revoked,
+            watch.placed,
             settings.enroll_by_certificate,
         ),
+        clones=clones,
+        watch=watch,
         directory=directory,
         configuration=configuration,
         distributed=distributed,
@@ -135,7 +147,7 @@ def assemble(
         hold=settings.hold,
         enroll_secret_name=settings.enroll_secret_name,
     )
-    return Parts(api, parked, [directory, distributed, BufferWatch(reactor, stores, admission)])
+    return Parts(api, parked, [directory, clones, distributed, BufferWatch(reactor, stores, admission)])
 
 
 def node_site(

@@ -15,6 +15,7 @@ from zope.interface import Attribute, Interface
 
 from osqtwist.auditentry import AuditEntry
 from osqtwist.carve import CarveSession
+from osqtwist.clone import Clone
 from osqtwist.node import FormerNode, Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, QueryProgress, QueryResult, Taken
 
@@ -192,13 +193,35 @@ class ICarveStore(Interface):
         """A node's sessions that are not complete."""
 
 
+MOST_CLONES = 2000
+"""Clones that are kept; others are served, and not reported."""
+
+
+class ICloneStore(Interface):
+    """Which nodes are clones, or may be."""
+
+    async def keep(clone: Clone) -> bool:
+        """
+        Keep a clone, over what was kept under its id before; true if it is news, and so to be reported.
+
+        It is news if it is found, and was not yet.  One that was found stays so.  Past :data:`MOST_CLONES` a new one is
+        not kept, and no news.
+        """
+
+    async def all() -> list[Clone]:
+        """Every clone that is kept."""
+
+    async def drop(clone_ids: Sequence[str]) -> None:
+        """Keep these no more."""
+
+
 class ISignals(Interface):
     """
     Wake-ups between processes.  A signal says "look again" and may be lost; the store is the truth.
 
     Topics in use: ``queries`` (a query was added or cancelled), ``results`` (payload: query id), ``nodes``
-    (payload: node id; its record or a revocation changed), ``logs`` (a batch was appended), ``sinks``
-    (payload: sink; it was paused, resumed, rewound or forgotten).
+    (payload: node id; its record or a revocation changed), ``clones`` (what is kept of them changed), ``logs`` (a
+    batch was appended), ``sinks`` (payload: sink; it was paused, resumed, rewound or forgotten).
     """
 
     async def publish(topic: str, payload: str = "") -> None:
@@ -238,6 +261,7 @@ class IStores(Interface):
     logs = Attribute("an osqtwist.loginterfaces.ILogBuffer")
     sinks = Attribute("an osqtwist.loginterfaces.ISinkLevers; an ISinkQueues where lines are delivered from")
     carves = Attribute("an ICarveStore")
+    clones = Attribute("an ICloneStore")
     audit = Attribute("an IAuditStore")
     operators = Attribute("an osqtwist.operatorinterfaces.IOperatorStore")
     signals = Attribute("an ISignals")

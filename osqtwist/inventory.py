@@ -12,6 +12,7 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from osqtwist import __version__
+from osqtwist.clones import Clones
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.directory import Directory
 from osqtwist.figures import SummedFigures
@@ -28,6 +29,7 @@ MOST_GIVEN_TAGS = 100
 _EXPIRY_CLASSES = (("expired", -math.inf, 0), ("7 days", 0, 7), ("30 days", 7, 30), ("later", 30, math.inf))
 
 _PAGE = 500
+_NAMESAKES = 100
 
 
 class BadTag(ValueError):
@@ -46,6 +48,7 @@ class Inventory:
     stores: IStores
     directory: Directory
     configuration: NodeConfiguration
+    clones: Clones
     figures: SummedFigures
     metrics: Metrics
     started_at: float = attrs.field(factory=time.time)
@@ -69,6 +72,7 @@ class Inventory:
             metrics.store_up.set(0)
             return
         metrics.store_up.set(1)
+        metrics.node_clones.set(self.clones.count())
         metrics.log_buffer_bytes.set(size.bytes)
         metrics.log_buffer_budget_bytes.set(size.budget_bytes)
         metrics.log_buffer_shut.set(size.is_shut)
@@ -85,7 +89,8 @@ class Inventory:
             "uptime_seconds": round(now - self.started_at, 1),
             "nodes": await self.stores.nodes.count_since(0),
             "nodes_online": await self.stores.nodes.count_since(now - ONLINE_WITHIN),
-            "nodes_revoked": len(await self.stores.nodes.revocations()),
+            "nodes_revoked": sum(not each.keys_before for each in await self.stores.nodes.revocations()),
+            "node_clones": self.clones.count(),
             "parked_reads": int(self.figures.value("osqtwist_parked_reads")),
             "open_queries": len(await self.stores.queries.open_queries(now)),
             "log_buffer": {
@@ -148,7 +153,7 @@ class Inventory:
 
     async def node(self, name: str) -> dict[str, Any]:
         """One node, with everything known of it."""
-        node = await self._find(name)
+        node = await self.find(name)
         sightings = await self.stores.nodes.sightings([node.node_id])
         row = self._row(node, sightings.get(node.node_id))
         newest = self.configuration.config_for(self.facts_of(node), None).etag
@@ -159,7 +164,7 @@ class Inventory:
 
     async def config_of(self, name: str) -> dict[str, Any]:
         """The config that a node gets, and which layers it is made of."""
-        node = await self._find(name)
+        node = await self.find(name)
         answer = self.configuration.config_for(self.facts_of(node), None)
         return {
             "node": node.node_id,
@@ -170,17 +175,17 @@ class Inventory:
 
     async def revoke(self, name: str, reason: str) -> dict[str, Any]:
         """Refuse a node everywhere from now on."""
-        node = await self._find(name)
+        node = await self.find(name)
         now = self.clock.seconds()
         await self.stores.nodes.revoke(Revocation(node_id=node.node_id, revoked_at=now, reason=reason[:500]))
-        await self._announce(node.node_id)
+        await self.announce(node.node_id)
         return {"node": node.node_id, "revoked": True}
 
     async def restore(self, name: str) -> dict[str, Any]:
         """Take a revocation back."""
-        node = await self._find(name)
+        node = await self.find(name)
         await self.stores.nodes.restore(node.node_id)
-        await self._announce(node.node_id)
+        await self.announce(node.node_id)
         return {"node": node.node_id, "revoked": False}
 
     async def tag(self, name: str, added: Sequence[str], removed: Sequence[str]) -> dict[str, Any]:
@@ -192,12 +197,12 @@ class Inventory:
         for tag in (*added, *removed):
             if not TAG_PATTERN.fullmatch(tag):
                 raise BadTag(f"{tag[:64]!r} cannot be a tag: letters, digits and _.:/@- only, at most 128")
-        node = await self._find(name)
+        node = await self.find(name)
         if len({*node.given_tags, *added} - set(removed)) > MOST_GIVEN_TAGS:
             raise BadTag(f"a node can be given {MOST_GIVEN_TAGS} tags")
         await self.stores.nodes.tag(node.node_id, added, removed)
-        await self._announce(node.node_id)
-        return {"node": node.node_id, "tags": sorted(self.facts_of(await self._find(node.node_id)).tags)}
+        await self.announce(node.node_id)
+        return {"node": node.node_id, "tags": sorted(self.facts_of(await self.find(node.node_id)).tags)}
 
     async def forget(self, name: str) -> dict[str, Any]:
         """
@@ -205,21 +210,34 @@ class Inventory:
 
         What it posted and answered stays, and so does a revocation.
         """
-        node = await self._find(name)
+        node = await self.find(name)
         await self.stores.nodes.forget(node.node_id)
         self.directory.forget(node.node_id)
-        await self._announce(node.node_id)
+        await self.clones.forget(node.node_id)
+        await self.announce(node.node_id)
         return {"node": node.node_id, "forgotten": True}
 
-    async def _find(self, name: str) -> Node:
-        found: list[Node] = await self.stores.nodes.find(name, 2)
-        if not found:
-            raise NoSuchThing(f"there is no node {name!r}")
-        if len(found) > 1:
-            raise NoSuchThing(f"{name!r} names more than one node; give its id")
-        return found[0]
+    async def find(self, name: str) -> Node:
+        """
+        The node with this id, or else the only one of this name, host identifier, or that it had before a merge.
 
-    async def _announce(self, node_id: str) -> None:
+        :raise NoSuchThing: there is none, or more than one.
+        """
+        found: list[Node] = await self.stores.nodes.find(name, _NAMESAKES)
+        for fits in (
+            [each for each in found if each.node_id == name],
+            [each for each in found if each.name == name],
+            [each for each in found if each.host_identifier == name],
+            found,
+        ):
+            if len(fits) == 1:
+                return fits[0]
+            if fits:
+                raise NoSuchThing(f"{name!r} names more than one node; give its id")
+        raise NoSuchThing(f"there is no node {name!r}")
+
+    async def announce(self, node_id: str) -> None:
+        """Have every process look at a node again, and at the revocations."""
         try:
             await self.stores.signals.publish("nodes", node_id)
         finally:
@@ -250,5 +268,5 @@ class Inventory:
             self.configuration.tagging,
             self.clock.seconds(),
             self.directory.is_revoked(node.node_id),
-            [],
+            self.clones.of(node.node_id),
         )

@@ -17,8 +17,11 @@ from twisted.internet.task import deferLater
 from zope.interface.verify import verifyObject
 
 from osqtwist.carve import CarveSession
+from osqtwist.clone import Clone
 from osqtwist.interfaces import (
+    MOST_CLONES,
     ICarveStore,
+    ICloneStore,
     INodeStore,
     IQueryStore,
     ISignals,
@@ -117,6 +120,7 @@ async def test_stores_provide_their_interfaces(stores: Any) -> None:
     verifyObject(IStores, stores)
     for interface, name in (
         (INodeStore, "nodes"),
+        (ICloneStore, "clones"),
         (IQueryStore, "queries"),
         (ILogBuffer, "logs"),
         (ISinkQueues, "sinks"),
@@ -310,6 +314,41 @@ async def test_revocations_come_and_go(stores: Any) -> None:
     assert await stores.nodes.revocations() == [Revocation("a", 2.0, "y", keys_before=1.5)]
     await stores.nodes.restore("a")
     assert await stores.nodes.revocations() == []
+
+
+# -- clones
+
+
+def a_clone(number: int = 0, **more: Any) -> Clone:
+    fields: dict[str, Any] = {"node_id": NODE, "clone_id": f"{number:020x}", "name": 'né "x"', "kind": "keys"}
+    return Clone(**{**fields, "suspected_at": NOW, **more})
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_clone_is_news_once(stores: Any) -> None:
+    """When it is found; it is kept whole, and never lost to a mere suspicion."""
+    found = a_clone(1, found_at=NOW, seen_at=NOW, places=("a", "b"), keys=(int(NOW) - 1, int(NOW)))
+    assert not await stores.clones.keep(a_clone(1))
+    assert await stores.clones.keep(found)
+    assert not await stores.clones.keep(a_clone(1))
+    assert await stores.clones.all() == [found]
+    later = a_clone(1, found_at=NOW, seen_at=NOW + 9)
+    assert not await stores.clones.keep(later)
+    assert await stores.clones.all() == [later]
+    assert await stores.clones.keep(a_clone(2, found_at=NOW))
+    await stores.clones.drop([])
+    await stores.clones.drop([later.clone_id, "f" * 20])
+    assert [each.clone_id for each in await stores.clones.all()] == [a_clone(2).clone_id]
+
+
+@pytest_twisted.ensureDeferred
+async def test_clones_are_bounded(stores: Any) -> None:
+    """Past the limit a new one is not kept; those that are can change."""
+    for number in range(MOST_CLONES):
+        await stores.clones.keep(a_clone(number))
+    assert not await stores.clones.keep(a_clone(MOST_CLONES, found_at=NOW))
+    assert await stores.clones.keep(a_clone(3, found_at=NOW))
+    assert len(await stores.clones.all()) == MOST_CLONES
 
 
 # -- queries

@@ -28,6 +28,7 @@ from osqtwist.interfaces import (
 from osqtwist.loginterfaces import Budgets
 from osqtwist.node import MOST_ADDRESSES, AddressSeen, FormerNode, Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult, Taken
+from osqtwist.storage.memory_clones import MemoryCloneStore
 from osqtwist.storage.memory_logs import MemoryLogBuffer, MemorySinkQueues
 from osqtwist.storage.memory_operators import MemoryOperatorStore
 
@@ -401,6 +402,7 @@ class MemoryStores:
         self.logs = MemoryLogBuffer(self.signals, budgets)
         self.sinks = MemorySinkQueues(clock, self.logs, self.signals, budgets.dead)
         self.carves = MemoryCarveStore()
+        self.clones = MemoryCloneStore()
         self.audit = MemoryAuditStore()
         self.operators = MemoryOperatorStore(clock)
 

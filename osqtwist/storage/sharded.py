@@ -302,7 +302,7 @@ class ShardedStores:
         self.sinks = ShardedSinkLevers(self.shards)
         self.signals = ShardedSignals(main.signals, self.shards)
         self.nodes, self.queries, self.carves = main.nodes, main.queries, main.carves
-        self.audit, self.operators = main.audit, main.operators
+        self.audit, self.operators, self.clones = main.audit, main.operators, main.clones
 
     async def ready(self) -> None:
         """Fire when the main server answers; one of the others that does not is the trouble of its nodes alone."""

@@ -32,6 +32,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from osqtwist import wire
 from osqtwist.authentication import Authentication, Caller, NodeInvalid
 from osqtwist.carves import Carves
+from osqtwist.clones import Clones
+from osqtwist.clonewatch import CloneWatch
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.directory import Directory
 from osqtwist.distributed import Distributed
@@ -67,6 +69,8 @@ class NodeAPI:
     certificate_of: Callable[[Request], CertificateIdentity | None]
     authentication: Authentication
     enrollment: Enrollment
+    clones: Clones
+    watch: CloneWatch
     directory: Directory
     configuration: NodeConfiguration
     distributed: Distributed
@@ -145,12 +149,15 @@ class NodeAPI:
         is_in = self._still_admitted(visit, request.node_key)
         # Nobody looks at them any more, and with many reads held they are megabytes.
         visit.request.requestHeaders = Headers()
+        address = visit.address
+        self.watch.begin_read(caller, address)
         try:
             # Nodes that came all at once, after a restart, must not come all at once for ever.
             until = visit.accepted_at + self.hold * (1 - HOLD_SPREAD * random.random())  # noqa: S311
             queries = await self.distributed.read(facts, until, is_in)
         finally:
             visit.held_for = self.exchange.clock.seconds() - began
+            self.watch.end_read(caller, address)
         if visit.is_gone:
             return b""
         if not is_in():
@@ -206,6 +213,7 @@ class NodeAPI:
         caller = self._authenticate(visit, body_key)
         visit.node_id, visit.node_name = caller.node_id, self.directory.name_of(caller)
         self.directory.saw(caller.node_id, visit.address, visit.header(b"User-Agent"))
+        self.watch.used(caller)
         return caller
 
     def _authenticate(self, visit: Visit, body_key: str | None) -> Caller:
