@@ -14,7 +14,7 @@ import attrs
 import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -29,6 +29,8 @@ FLUSH_INTERVAL = 2.0
 """Seconds between two writes of what was seen."""
 REVOCATION_INTERVAL = 1.0
 """Seconds between two looks at the revocations, in case a signal was lost."""
+ANSWERED_WITHIN = 0.5
+"""Seconds after a revocation in which held reads are answered; then the node's connections are ended."""
 _MAX_KNOWN = 250_000
 
 
@@ -46,7 +48,10 @@ class Directory(Service):
 
     :param on_revoked: called with a node id as soon as a revocation of it is seen here.
     :param tagging: answers with the rules in force.
+    :ivar end_connections: ends those of nodes that are refused; set by whoever has them.
     """
+
+    end_connections: Callable[[], object] = staticmethod(lambda: None)
 
     _log = Logger()
 
@@ -68,6 +73,7 @@ class Directory(Service):
         self._served: dict[str, ConfigServed] = {}
         self._revocations: dict[str, Revocation] = {}
         self._loops: list[LoopingCall] = []
+        self._endings: list[IDelayedCall] = []
         self._unsubscribe: Callable[[], None] | None = None
 
     def startService(self) -> None:
@@ -79,6 +85,7 @@ class Directory(Service):
             loop.clock = self._clock
             loop.start(interval, now=False)
             self._loops.append(loop)
+        Deferred.fromCoroutine(self.refresh_revocations())
 
     def stopService(self) -> Deferred[None]:
         """Stop; fires when what was seen is written down, or cannot be."""
@@ -88,6 +95,9 @@ class Directory(Service):
         for loop in self._loops:
             loop.stop()
         self._loops.clear()
+        for ending in self._endings:
+            if ending.active():
+                ending.cancel()
         return Deferred.fromCoroutine(self.flush())
 
     async def facts_of(self, caller: Caller) -> NodeFacts:
@@ -173,6 +183,9 @@ class Directory(Service):
         self._revocations = current
         for node_id in new:
             self._on_revoked(node_id)
+        if new and self.running:
+            self._endings = [ending for ending in self._endings if ending.active()]
+            self._endings.append(self._clock.callLater(ANSWERED_WITHIN, self.end_connections))
 
     def is_revoked(self, node_id: str, issued_at: float = 0.0) -> bool:
         """Whether a node is refused, or at least its keys issued at this moment."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from osqtwist.authentication import Caller
 from tests.harness import START, InMemoryServer
 
 
@@ -178,3 +181,42 @@ def test_a_note_has_a_length(server: InMemoryServer) -> None:
     assert show(server, "h")["note"] == "[bold]x"
     post(server, "h", "note", {"note": ""})
     assert show(server, "h")["note"] == ""
+
+
+# -- revocation
+
+
+def test_connections_end_once_held_reads_are_answered(server: InMemoryServer) -> None:
+    """Half a second after a revocation is seen: those of the refused, by certificate or by what they asked with."""
+    ended: list[float] = []
+    server.api.directory.end_connections = lambda: ended.append(server.reactor.seconds())
+    key = server.enroll("h")
+    reading = server.begin("/distributed/read", {"node_key": key})
+    server.turn()
+    before = server.reactor.seconds()
+    post(server, "h", "revoke", {})
+    assert json.loads(server.finish(reading)[2])["node_invalid"] is True
+    assert ended == []
+    server.turn(0.5)
+    assert ended == [before + 0.5]
+    server.turn(9)
+    assert len(ended) == 1
+
+
+def test_whose_connection_is_out(server: InMemoryServer) -> None:
+    """The newest request says whose it is; before that, the certificate."""
+    node = server.enroll("h") and show(server, "h")["node"]
+    by_key, by_certificate, unknown = (SimpleNamespace(caller=None, transport=None) for _ in range(3))
+    by_key.caller = Caller(node, "", None, START)
+    server.certificate = "node-1"
+    server.ask("/config", {"node_key": ""})
+    assert not any(server.api.is_out(each) for each in (by_key, by_certificate))
+    post(server, "h", "revoke", {})
+    post(server, show(server, "node-1")["node"], "revoke", {})
+    assert all(server.api.is_out(each) for each in (by_key, by_certificate))
+    server.certificate = None
+    assert not server.api.is_out(unknown)
+    post(server, "h", "restore", {})
+    assert not server.api.is_out(by_key)
+    post(server, "h", "rekey", {})
+    assert server.api.is_out(by_key)

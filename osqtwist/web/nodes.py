@@ -38,7 +38,7 @@ from osqtwist.configuration import NodeConfiguration
 from osqtwist.directory import Directory
 from osqtwist.distributed import Distributed
 from osqtwist.enrollment import Enrollment
-from osqtwist.identity import CertificateIdentity
+from osqtwist.identity import CertificateIdentity, UnidentifiedCertificate, node_id_for_certificate
 from osqtwist.logs import LogIntake
 from osqtwist.metrics import Metrics
 from osqtwist.node import ConfigState
@@ -209,11 +209,24 @@ class NodeAPI:
         await self.carves.add_block(request, caller, self.certificate_of(visit.request))
         return wire.DONE
 
+    def is_out(self, channel: Any) -> bool:
+        """Whether the node at the other end of a connection is refused, by its request or else its certificate."""
+        caller: Caller | None = channel.caller
+        if caller:
+            return self.directory.is_revoked(caller.node_id, caller.issued_at)
+        try:
+            certificate = self.certificate_of(channel)
+        except UnidentifiedCertificate:
+            return False
+        return certificate is not None and self.directory.is_revoked(node_id_for_certificate(certificate.value))
+
     def _admit(self, visit: Visit, body_key: str | None) -> Caller:
         caller = self._authenticate(visit, body_key)
         visit.node_id, visit.node_name = caller.node_id, self.directory.name_of(caller)
         self.directory.saw(caller.node_id, visit.address, visit.header(b"User-Agent"))
         self.watch.used(caller)
+        if not visit.is_gone:
+            visit.request.channel.caller = caller  # type: ignore[attr-defined]
         return caller
 
     def _authenticate(self, visit: Visit, body_key: str | None) -> Caller:
