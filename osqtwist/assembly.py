@@ -19,6 +19,8 @@ from twisted.web.server import Request
 from osqtwist.admission import Admission
 from osqtwist.authentication import Authentication
 from osqtwist.carves import CarveLimits, Carves
+from osqtwist.clones import Clones, Report
+from osqtwist.clonewatch import CloneWatch
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.directory import Directory
 from osqtwist.distributed import Distributed
@@ -32,6 +34,8 @@ from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys
 from osqtwist.parking import ParkedReads
 from osqtwist.settings import Settings
+from osqtwist.tagfindings import TagFindings
+from osqtwist.tagging import Tagging
 from osqtwist.tls import PeerIdentities
 from osqtwist.web import routes
 from osqtwist.web.exchange import Exchange
@@ -70,6 +74,7 @@ def assemble(
     metrics: Metrics,
     binds_keys: bool = True,
     process: str = "",
+    report: Report = lambda kind, node_id, facts: None,
 ) -> Parts:
     """
     The object graph between the stores and the node API.
@@ -77,6 +82,7 @@ def assemble(
     :param carve_folder: shared by all processes that serve nodes.
     :param process: the name of this process among all that serve nodes; empty if it serves none.
     :param binds_keys: whether, where certificates are required, only keys that are bound to one count.
+    :param report: called with what somebody may want to be told of: the kind, the id of a node, and the facts.
     """
     pool = reactor.getThreadPool()
 
@@ -85,7 +91,13 @@ def assemble(
 
     parked = ParkedReads(reactor, metrics.parked_reads.set)
     distributed = Distributed(reactor, stores.queries, stores.signals, parked, metrics, settings.query_burst)
-    directory = Directory(reactor, stores.nodes, stores.signals, distributed.end_reads_of)
+
+    def tagging() -> Tagging:
+        return configuration.tagging
+
+    directory = Directory(reactor, stores.nodes, stores.signals, distributed.end_reads_of, tagging)
+    clones = Clones(reactor, stores, report)
+    watch = CloneWatch(reactor, stores, clones, directory.enrolled_at, settings.worker_count)
     carves = Carves(
         reactor,
         stores.carves,
@@ -105,7 +117,10 @@ def assemble(
         exchange=Exchange(reactor, metrics, in_thread, settings.max_log_body_mib * _MIB, settings.request_log),
         certificate_of=certificate_of,
         authentication=Authentication(
-            node_keys, directory.is_revoked, binds_keys and settings.client_auth == "required"
+            node_keys,
+            directory.is_revoked,
+            binds_keys and settings.client_auth == "required",
+            clones.node_of,
         ),
         enrollment=Enrollment(
             reactor,
@@ -114,18 +129,28 @@ def assemble(
             node_keys,
             secrets,
             directory.is_revoked,
+            watch.placed,
             settings.enroll_by_certificate,
         ),
+        clones=clones,
+        watch=watch,
         directory=directory,
         configuration=configuration,
         distributed=distributed,
-        logs=LogIntake(reactor, stores.logs, admission, metrics, MAX_LINE_BYTES),
+        logs=LogIntake(
+            reactor,
+            stores.logs,
+            admission,
+            metrics,
+            MAX_LINE_BYTES,
+            TagFindings(stores.nodes, stores.signals, tagging),
+        ),
         carves=carves,
         metrics=metrics,
         hold=settings.hold,
         enroll_secret_name=settings.enroll_secret_name,
     )
-    services: list[IService] = [directory, distributed, BufferWatch(reactor, stores, admission)]
+    services: list[IService] = [directory, clones, distributed, BufferWatch(reactor, stores, admission)]
     if settings.ease:
         services.append(Easing(reactor, stores, configuration, metrics, settings.easing, process))
     return Parts(api, parked, services)

@@ -30,11 +30,13 @@ class Caller:
 
     :ivar name: the identity of its certificate; empty when only the key is known.
     :ivar certificate: what the certificate of this connection says, if one was shown.
+    :ivar issued_at: when its key was issued; 0 without one.
     """
 
     node_id: str
     name: str
     certificate: CertificateIdentity | None
+    issued_at: float = 0.0
 
 
 @attrs.frozen
@@ -43,11 +45,13 @@ class Authentication:
     :ivar require_certificate: keys that are not bound to a certificate are refused, so that a fleet that moves
         to certificates enrolls again and gets bound ones.
     :ivar is_revoked: whether a node, or a key of it issued at a moment, is refused.
+    :ivar node_of: the node that a key stands for which was issued for a node at a moment, as long as it is not bound.
     """
 
     node_keys: NodeKeys
     is_revoked: Callable[[str, float], bool]
     require_certificate: bool
+    node_of: Callable[[str, float], str] = lambda node_id, issued_at: node_id
 
     def authenticate(
         self, body_key: str | None, header_key: str | None, certificate: CertificateIdentity | None
@@ -80,8 +84,10 @@ class Authentication:
             raise NodeInvalid(str(problem)) from None
         except CertificateMissing as problem:
             raise Unproven(str(problem)) from None
-        if self.is_revoked(claims.node_id, claims.issued_at):
+        node_id = claims.node_id if claims.is_bound else self.node_of(claims.node_id, claims.issued_at)
+        if self.is_revoked(node_id, claims.issued_at):
             raise NodeInvalid("this node is revoked")
         if self.require_certificate and not claims.is_bound:
             raise NodeInvalid("this node key is not bound to a certificate")
-        return Caller(claims.node_id, certificate.value if certificate and claims.is_bound else "", certificate)
+        name = certificate.value if certificate and claims.is_bound else ""
+        return Caller(node_id, name, certificate, claims.issued_at)

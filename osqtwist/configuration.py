@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from osqtwist.confcheck import MAX_BYTES, check, check_size
 from osqtwist.layers import BadConfiguration, Layer, Problem, merge, parse_layer, parse_text, render
 from osqtwist.querycheck import check_queries
+from osqtwist.tagging import FILE, QUERY_PREFIX, Tagging, parse_tagging
 from osqtwist.targeting import NodeFacts
 
 CHECK_INTERVAL = 2.0
@@ -70,16 +71,23 @@ class NodeConfiguration:
     Answers with a node's configuration, from memory.
 
     :param layers: in the order in which they are merged.
+    :ivar tagging: the tag queries that are served beside them, and the rules.
     """
 
-    def __init__(self, layers: Sequence[Layer] = (), defaults: Mapping[str, Any] = DEFAULT_OPTIONS) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer] = (),
+        defaults: Mapping[str, Any] = DEFAULT_OPTIONS,
+        tagging: Tagging = Tagging(),
+    ) -> None:
         self._defaults = defaults
         self._eased: dict[str, Any] = {}
-        self.replace(layers)
+        self.replace(layers, tagging)
 
-    def replace(self, layers: Sequence[Layer]) -> None:
+    def replace(self, layers: Sequence[Layer], tagging: Tagging = Tagging()) -> None:
         """Serve other layers from now on."""
-        self._layers = tuple(layers)
+        self.tagging = tagging
+        self._layers = (*layers, *tagging.layers())
         self._rendered: dict[tuple[int, ...], _Rendered] = {}
 
     def ease(self, options: Mapping[str, Any]) -> None:
@@ -98,7 +106,7 @@ class NodeConfiguration:
         :param etag: what the node has, ``""`` if it has nothing, ``None`` if its osquery does not know of etags:
             then the answer has none either.
         """
-        chosen = tuple(number for number, layer in enumerate(self._layers) if layer.target.matches(facts))
+        chosen = tuple(number for number, layer in enumerate(self._layers) if layer.is_for(facts))
         rendered = self._rendered.get(chosen)
         if rendered is None:
             if len(self._rendered) >= _MAX_RENDERED:
@@ -174,6 +182,7 @@ def read_folder(folder: Path) -> tuple[list[Layer], list[Problem]]:
         else:
             layers.append(layer)
             problems += check(layer.body, path.name)
+            problems += _taken_names(layer)
     if not any(problem.severity == "error" for problem in problems):
         together = merge(layer.body for layer in layers)
         problems += check_size(together, "all layers together", MAX_BYTES)
@@ -182,13 +191,29 @@ def read_folder(folder: Path) -> tuple[list[Layer], list[Problem]]:
     return layers, problems
 
 
+def read_tagging(folder: Path) -> Tagging:
+    """
+    The tag rules and tag queries of a folder; it may have none.
+
+    :raise BadConfiguration: they must not be served.
+    """
+    path = folder / FILE
+    return parse_tagging(_read(path, FILE)) if path.exists() else Tagging()
+
+
 def check_folder(folder: Path) -> list[Problem]:
     """Everything wrong with a folder, the SQL in it included; that is not looked at when a folder is served."""
     try:
         layers, problems = read_folder(folder)
-        return [*problems, *check_queries(layers)]
+        return [*problems, *check_queries([*layers, *read_tagging(folder).layers()])]
     except BadConfiguration as bad:
         return list(bad.problems)
+
+
+def _taken_names(layer: Layer) -> list[Problem]:
+    names = layer.body.get("schedule")
+    taken = [name for name in names if name.startswith(QUERY_PREFIX)] if isinstance(names, Mapping) else []
+    return [Problem(layer.name, f"schedule.{name}", "tag queries have such names") for name in taken]
 
 
 def _read(path: Path, name: str) -> str:
@@ -243,7 +268,7 @@ class ConfigFolder(Service):
         self._seen = self._signature()
         self._loop: LoopingCall | None = None
         layers, warnings = read_folder(folder)
-        self.configuration = NodeConfiguration(layers)
+        self.configuration = NodeConfiguration(layers, tagging=read_tagging(folder))
         self._warn(warnings)
         on_reload(True)
 
@@ -271,13 +296,14 @@ class ConfigFolder(Service):
         """Read the folder again."""
         try:
             layers, warnings = read_folder(self._folder)
+            tagging = read_tagging(self._folder)
         except BadConfiguration as bad:
             for problem in bad.problems:
                 self._log.error("configuration: {problem}", problem=str(problem))
             self._log.error("the configuration stays as it was: {folder} cannot be served", folder=str(self._folder))
             self._on_reload(False)
             return
-        self.configuration.replace(layers)
+        self.configuration.replace(layers, tagging)
         self._warn(warnings)
         self._log.info("configuration: {count} layers of {folder}", count=len(layers), folder=str(self._folder))
         self._on_reload(True)

@@ -14,14 +14,15 @@ import attrs
 import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from osqtwist.authentication import Caller
-from osqtwist.enrollment import certificate_record, merged_tags
+from osqtwist.enrollment import certificate_record
 from osqtwist.interfaces import INodeStore, ISignals, StoreFull, StoreUnavailable
-from osqtwist.node import Node, Revocation, Sighting
+from osqtwist.node import ConfigServed, ConfigState, Node, Revocation, Sighting
+from osqtwist.tagging import Tagging
 from osqtwist.targeting import NodeFacts
 
 FLUSH_INTERVAL = 2.0
@@ -31,6 +32,8 @@ SEEN_AGAIN = 20.0
 would be more than a Redis can do."""
 REVOCATION_INTERVAL = 1.0
 """Seconds between two looks at the revocations, in case a signal was lost."""
+ANSWERED_WITHIN = 0.5
+"""Seconds after a revocation in which held reads are answered; then the node's connections are ended."""
 _MAX_KNOWN = 250_000
 
 
@@ -38,6 +41,8 @@ _MAX_KNOWN = 250_000
 class _Known:
     facts: NodeFacts
     fingerprint: str
+    enrolled_at: float
+    tagging: Tagging
 
 
 class Directory(Service):
@@ -45,22 +50,34 @@ class Directory(Service):
     Facts, sightings and revocations of nodes.
 
     :param on_revoked: called with a node id as soon as a revocation of it is seen here.
+    :param tagging: answers with the rules in force.
+    :ivar end_connections: ends those of nodes that are refused; set by whoever has them.
     """
+
+    end_connections: Callable[[], object] = staticmethod(lambda: None)
 
     _log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, nodes: INodeStore, signals: ISignals, on_revoked: Callable[[str], None]
+        self,
+        clock: IReactorTime,
+        nodes: INodeStore,
+        signals: ISignals,
+        on_revoked: Callable[[str], None],
+        tagging: Callable[[], Tagging] = Tagging,
     ) -> None:
         self._clock = clock
         self._nodes = nodes
         self._signals = signals
         self._on_revoked = on_revoked
+        self._tagging = tagging
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._seen: dict[str, Sighting] = {}
         self._noted: dict[str, Sighting] = {}
+        self._served: dict[str, ConfigServed] = {}
         self._revocations: dict[str, Revocation] = {}
         self._loops: list[LoopingCall] = []
+        self._endings: list[IDelayedCall] = []
         self._unsubscribe: Callable[[], None] | None = None
 
     def startService(self) -> None:
@@ -72,6 +89,7 @@ class Directory(Service):
             loop.clock = self._clock
             loop.start(interval, now=False)
             self._loops.append(loop)
+        Deferred.fromCoroutine(self.refresh_revocations())
 
     def stopService(self) -> Deferred[None]:
         """Stop; fires when what was seen is written down, or cannot be."""
@@ -81,6 +99,9 @@ class Directory(Service):
         for loop in self._loops:
             loop.stop()
         self._loops.clear()
+        for ending in self._endings:
+            if ending.active():
+                ending.cancel()
         return Deferred.fromCoroutine(self.flush())
 
     async def facts_of(self, caller: Caller) -> NodeFacts:
@@ -95,6 +116,9 @@ class Directory(Service):
         known = self._known.get(caller.node_id)
         if known and (not fingerprint or known.fingerprint == fingerprint):
             self._known.move_to_end(caller.node_id)
+            if known.tagging is not (tagging := self._tagging()):
+                known = attrs.evolve(known, facts=tagging.applied(known.facts), tagging=tagging)
+                self._known[caller.node_id] = known
             return known.facts
         node = await self._nodes.get(caller.node_id)
         updated = _with_certificate(node, caller)
@@ -104,8 +128,10 @@ class Directory(Service):
 
     def learn(self, node: Node) -> NodeFacts:
         """Keep a node in memory, over what was known of it; answers with its facts."""
-        facts = node.facts()
-        self._known[node.node_id] = _Known(facts, node.certificate.fingerprint if node.certificate else "")
+        tagging = self._tagging()
+        facts = tagging.applied(node.facts())
+        fingerprint = node.certificate.fingerprint if node.certificate else ""
+        self._known[node.node_id] = _Known(facts, fingerprint, node.enrolled_at, tagging)
         self._known.move_to_end(node.node_id)
         while len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)
@@ -115,6 +141,7 @@ class Directory(Service):
         """Write down no sighting of a node that is to be forgotten."""
         self._seen.pop(node_id, None)
         self._noted.pop(node_id, None)
+        self._served.pop(node_id, None)
 
     def name_of(self, caller: Caller) -> str:
         """The best name known for a caller without asking the store."""
@@ -137,11 +164,27 @@ class Directory(Service):
             sighting = Sighting(seen_at=now, first_seen_at=now, address=address, user_agent=agent)
             self._seen[node_id] = self._noted[node_id] = sighting
 
+    def served(self, node_id: str, etag: str, state: ConfigState) -> None:
+        """Note which config a node was answered now; that goes to the store with its sighting."""
+        if node_id in self._served or len(self._served) < _MAX_KNOWN:
+            now = self._clock.seconds()
+            self._served[node_id] = ConfigServed(etag, state, now)
+            if node_id in self._noted and node_id not in self._seen:
+                self._seen[node_id] = msgspec.structs.replace(self._noted[node_id], seen_at=now)
+
+    def enrolled_at(self, node_id: str) -> float:
+        """When a node enrolled last, as far as this process has it in memory; else 0."""
+        known = self._known.get(node_id)
+        return known.enrolled_at if known else 0.0
+
     async def flush(self) -> None:
         """Write down who was seen since the last time; on a failure it is kept for the next."""
         seen, self._seen = self._seen, {}
+        served, self._served = self._served, {}
         if not seen:
             return
+        for node_id in served.keys() & seen.keys():
+            seen[node_id] = msgspec.structs.replace(seen[node_id], config=served[node_id])
         try:
             await self._nodes.saw(seen)
         except (StoreUnavailable, StoreFull) as problem:
@@ -158,6 +201,9 @@ class Directory(Service):
         self._revocations = current
         for node_id in new:
             self._on_revoked(node_id)
+        if new and self.running:
+            self._endings = [ending for ending in self._endings if ending.active()]
+            self._endings.append(self._clock.callLater(ANSWERED_WITHIN, self.end_connections))
 
     def is_revoked(self, node_id: str, issued_at: float = 0.0) -> bool:
         """Whether a node is refused, or at least its keys issued at this moment."""
@@ -187,8 +233,7 @@ def _with_certificate(node: Node | None, caller: Caller) -> Node:
             name=caller.name or caller.node_id,
             proof="certificate" if caller.name else "secret",
             certificate=record,
-            tags=merged_tags(caller.certificate.tags),
         )
     if node.certificate is not None and node.certificate.fingerprint == record.fingerprint:
         return node
-    return msgspec.structs.replace(node, certificate=record, tags=merged_tags(node.tags, caller.certificate.tags))
+    return msgspec.structs.replace(node, certificate=record)

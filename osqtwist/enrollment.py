@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -74,6 +74,7 @@ class Enrollment:
     """
     :ivar is_revoked: whether a node may not come back.
     :ivar by_certificate: whether a certificate suffices, without a secret.
+    :ivar placed: which node a machine is that enrolls, and when: see :meth:`osqtwist.clonewatch.CloneWatch.placed`.
     """
 
     clock: IReactorTime
@@ -82,6 +83,7 @@ class Enrollment:
     node_keys: NodeKeys
     secrets: EnrollSecrets
     is_revoked: Callable[[str], bool]
+    placed: Callable[[Node], Awaitable[Node]]
     by_certificate: bool = True
 
     async def enroll(self, request: EnrollRequest, certificate: CertificateIdentity | None) -> tuple[Node, str]:
@@ -101,7 +103,7 @@ class Enrollment:
                 name=certificate.value,
                 proof="certificate",
                 certificate=certificate_record(certificate),
-                tags=merged_tags(tags, certificate.tags),
+                tags=tags,
                 **self._own_word(request),
             )
         elif request.host_identifier:
@@ -114,6 +116,7 @@ class Enrollment:
             )
         else:
             raise EnrollmentRefused("host_identifier is empty, and no certificate was shown")
+        node = await self.placed(node)
         if self.is_revoked(node.node_id):
             raise EnrollmentRefused("this node is revoked")
         node = await self.nodes.record(node)
@@ -121,7 +124,7 @@ class Enrollment:
             # Lost, it only costs other processes a moment of knowing the node as it was.
             await self.signals.publish("nodes", node.node_id)
         identity = certificate.value if certificate else ""
-        return node, self.node_keys.issue(node.node_id, self.clock.seconds(), identity)
+        return node, self.node_keys.issue(node.node_id, node.enrolled_at, identity)
 
     def _own_word(self, request: EnrollRequest) -> dict[str, Any]:
         return {
@@ -141,9 +144,5 @@ def certificate_record(certificate: CertificateIdentity) -> CertificateRecord:
         fingerprint=certificate.fingerprint,
         not_after=certificate.not_after,
         key_type=certificate.key_type,
+        tags=certificate.tags,
     )
-
-
-def merged_tags(*groups: tuple[str, ...]) -> tuple[str, ...]:
-    """All tags once, in a stable order."""
-    return tuple(sorted({tag for group in groups for tag in group}))

@@ -15,7 +15,8 @@ from zope.interface import Attribute, Interface
 
 from osqtwist.auditentry import AuditEntry
 from osqtwist.carve import CarveSession
-from osqtwist.node import Node, Revocation, Sighting
+from osqtwist.clone import Clone
+from osqtwist.node import FormerNode, Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, QueryProgress, QueryResult, Taken
 
 
@@ -51,10 +52,28 @@ class INodeStore(Interface):
     """Nodes, when they were seen, and which are revoked."""
 
     async def record(node: Node) -> Node:
-        """Keep a node, over what was kept under its id before, but for its given tags; answers with it and these."""
+        """
+        Keep a node, over what was kept under its id before; answers with it.
+
+        Its given and found tags, its note and its former nodes are not taken from it, but stay as they are kept.
+        """
 
     async def tag(node_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
         """Change the given tags of a node that is kept."""
+
+    async def tag_found(node_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
+        """The same for its found tags."""
+
+    async def annotate(node_id: str, note: str) -> None:
+        """Replace the note of a node that is kept."""
+
+    async def merge(former: FormerNode, node_id: str) -> None:
+        """
+        Have a node that is kept take over from another, at once.
+
+        It gets that one's given tags, its note behind its own, and its first sighting, and is found by its id and its
+        names; of the other nothing is kept, but for a revocation.
+        """
 
     async def forget(node_id: str) -> None:
         """Keep nothing of a node any more, but for a revocation."""
@@ -69,7 +88,8 @@ class INodeStore(Interface):
         """
         Note when nodes were last heard of, many in one exchange with the store.
 
-        An older sighting never replaces a newer one, and ``first_seen_at`` of the first is kept.
+        An older sighting never replaces a newer one, and ``first_seen_at`` of the first is kept, as are the last few
+        addresses and the last config.
         """
 
     async def sightings(node_ids: Sequence[str]) -> dict[str, Sighting]:
@@ -173,13 +193,36 @@ class ICarveStore(Interface):
         """A node's sessions that are not complete."""
 
 
+MOST_CLONES = 2000
+"""Clones that are kept; others are served, and not reported."""
+
+
+class ICloneStore(Interface):
+    """Which nodes are clones, or may be."""
+
+    async def keep(clone: Clone) -> bool:
+        """
+        Keep a clone, over what was kept under its id before; true if it is news, and so to be reported.
+
+        It is news if it is found, and was not yet.  One that was found stays so.  Past :data:`MOST_CLONES` a new one is
+        not kept, and no news.
+        """
+
+    async def all() -> list[Clone]:
+        """Every clone that is kept."""
+
+    async def drop(clone_ids: Sequence[str]) -> None:
+        """Keep these no more."""
+
+
 class ISignals(Interface):
     """
     Wake-ups between processes.  A signal says "look again" and may be lost; the store is the truth.
 
     Topics in use: ``queries`` (a query was added or cancelled), ``results`` (payload: query id), ``nodes``
-    (payload: node id; its record or a revocation changed), ``logs`` (a batch was appended), ``sinks``
-    (payload: sink; it was paused, resumed, rewound or forgotten), ``ease`` (the level of load changed).
+    (payload: node id; its record or a revocation changed), ``clones`` (what is kept of them changed), ``logs`` (a
+    batch was appended), ``sinks`` (payload: sink; it was paused, resumed, rewound or forgotten), ``ease`` (the level of
+    load changed).
     """
 
     async def publish(topic: str, payload: str = "") -> None:
@@ -247,6 +290,7 @@ class IStores(Interface):
     logs = Attribute("an osqtwist.loginterfaces.ILogBuffer")
     sinks = Attribute("an osqtwist.loginterfaces.ISinkLevers; an ISinkQueues where lines are delivered from")
     carves = Attribute("an ICarveStore")
+    clones = Attribute("an ICloneStore")
     audit = Attribute("an IAuditStore")
     loads = Attribute("an ILoadStore")
     operators = Attribute("an osqtwist.operatorinterfaces.IOperatorStore")

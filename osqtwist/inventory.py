@@ -12,24 +12,24 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from osqtwist import __version__
+from osqtwist.clones import Clones
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.directory import Directory
 from osqtwist.figures import SummedFigures
 from osqtwist.interfaces import IStores, NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.metrics import Metrics
 from osqtwist.node import TAG_PATTERN, Node, Revocation, Sighting
-from osqtwist.targeting import Target
+from osqtwist.noderow import DAY, ONLINE_WITHIN, node_row
+from osqtwist.targeting import NodeFacts, Target
 
-ONLINE_WITHIN = 60.0
-"""A node that was heard of in this many seconds counts as online."""
 LOOKED_THROUGH = 5000
 """Nodes that one page of a search may look at."""
 
 MOST_GIVEN_TAGS = 100
-_DAY = 86400.0
 _EXPIRY_CLASSES = (("expired", -math.inf, 0), ("7 days", 0, 7), ("30 days", 7, 30), ("later", 30, math.inf))
 
 _PAGE = 500
+_NAMESAKES = 100
 
 
 class BadTag(ValueError):
@@ -48,6 +48,7 @@ class Inventory:
     stores: IStores
     directory: Directory
     configuration: NodeConfiguration
+    clones: Clones
     figures: SummedFigures
     metrics: Metrics
     started_at: float = attrs.field(factory=time.time)
@@ -65,12 +66,13 @@ class Inventory:
             metrics.nodes_online.set(await self.stores.nodes.count_since(now - ONLINE_WITHIN))
             metrics.nodes_known.set(await self.stores.nodes.count_since(0))
             for word, start, end in _EXPIRY_CLASSES:
-                count = await self.stores.nodes.count_expiring(now + start * _DAY, now + end * _DAY)
+                count = await self.stores.nodes.count_expiring(now + start * DAY, now + end * DAY)
                 metrics.node_certificates.labels(ends=word).set(count)
         except (StoreUnavailable, StoreFull):
             metrics.store_up.set(0)
             return
         metrics.store_up.set(1)
+        metrics.node_clones.set(self.clones.count())
         metrics.log_buffer_bytes.set(size.bytes)
         metrics.log_buffer_budget_bytes.set(size.budget_bytes)
         metrics.log_buffer_shut.set(size.is_shut)
@@ -87,7 +89,8 @@ class Inventory:
             "uptime_seconds": round(now - self.started_at, 1),
             "nodes": await self.stores.nodes.count_since(0),
             "nodes_online": await self.stores.nodes.count_since(now - ONLINE_WITHIN),
-            "nodes_revoked": len(await self.stores.nodes.revocations()),
+            "nodes_revoked": sum(not each.keys_before for each in await self.stores.nodes.revocations()),
+            "node_clones": self.clones.count(),
             "parked_reads": int(self.figures.value("osqtwist_parked_reads")),
             "open_queries": len(await self.stores.queries.open_queries(now)),
             "log_buffer": {
@@ -124,8 +127,8 @@ class Inventory:
             sightings = await self.stores.nodes.sightings(node_ids)
             for node_id in node_ids:
                 offset += 1
-                if node_id in nodes and target.matches(nodes[node_id].facts()):
-                    found.append(self._node_row(nodes[node_id], sightings.get(node_id), now))
+                if node_id in nodes and target.matches(self.facts_of(nodes[node_id])):
+                    found.append(self._row(nodes[node_id], sightings.get(node_id)))
                     if len(found) == limit:
                         return {"nodes": found, "next_offset": offset}
             if len(node_ids) < wanted:
@@ -135,7 +138,7 @@ class Inventory:
     async def certificates(self, within_days: float, limit: int) -> list[dict[str, Any]]:
         """Nodes whose newest certificate has ended, or ends within so many days: the first to end first."""
         now = self.clock.seconds()
-        node_ids = await self.stores.nodes.expiring(0.0, now + within_days * _DAY, limit)
+        node_ids = await self.stores.nodes.expiring(0.0, now + within_days * DAY, limit)
         nodes = await self.stores.nodes.get_many(node_ids)
         sightings = await self.stores.nodes.sightings(node_ids)
         return [
@@ -146,7 +149,7 @@ class Inventory:
                 "serial": node.certificate.serial,
                 "key_type": node.certificate.key_type,
                 "not_after": node.certificate.not_after,
-                "days": round((node.certificate.not_after - now) / _DAY, 1),
+                "days": round((node.certificate.not_after - now) / DAY, 1),
                 "seen_at": sightings[node_id].seen_at if node_id in sightings else None,
             }
             for node_id in node_ids
@@ -155,16 +158,19 @@ class Inventory:
 
     async def node(self, name: str) -> dict[str, Any]:
         """One node, with everything known of it."""
-        node = await self._find(name)
+        node = await self.find(name)
         sightings = await self.stores.nodes.sightings([node.node_id])
-        row = self._node_row(node, sightings.get(node.node_id), self.clock.seconds())
-        certificate = msgspec.to_builtins(node.certificate) if node.certificate else None
-        return row | {"host_details": node.host_details, "certificate": certificate}
+        row = self._row(node, sightings.get(node.node_id))
+        newest = self.configuration.config_for(self.facts_of(node), None).etag
+        if row["config"]:
+            row["config"] |= {"is_newest": row["config"]["etag"] == newest}
+        former = msgspec.to_builtins(node.former)
+        return row | {"former": former, "host_details": node.host_details}
 
     async def config_of(self, name: str) -> dict[str, Any]:
         """The config that a node gets, and which layers it is made of."""
-        node = await self._find(name)
-        answer = self.configuration.config_for(node.facts(), None)
+        node = await self.find(name)
+        answer = self.configuration.config_for(self.facts_of(node), None)
         return {
             "node": node.node_id,
             "layers": list(answer.layers),
@@ -174,17 +180,17 @@ class Inventory:
 
     async def revoke(self, name: str, reason: str) -> dict[str, Any]:
         """Refuse a node everywhere from now on."""
-        node = await self._find(name)
+        node = await self.find(name)
         now = self.clock.seconds()
         await self.stores.nodes.revoke(Revocation(node_id=node.node_id, revoked_at=now, reason=reason[:500]))
-        await self._announce(node.node_id)
+        await self.announce(node.node_id)
         return {"node": node.node_id, "revoked": True}
 
     async def restore(self, name: str) -> dict[str, Any]:
         """Take a revocation back."""
-        node = await self._find(name)
+        node = await self.find(name)
         await self.stores.nodes.restore(node.node_id)
-        await self._announce(node.node_id)
+        await self.announce(node.node_id)
         return {"node": node.node_id, "revoked": False}
 
     async def tag(self, name: str, added: Sequence[str], removed: Sequence[str]) -> dict[str, Any]:
@@ -196,12 +202,12 @@ class Inventory:
         for tag in (*added, *removed):
             if not TAG_PATTERN.fullmatch(tag):
                 raise BadTag(f"{tag[:64]!r} cannot be a tag: letters, digits and _.:/@- only, at most 128")
-        node = await self._find(name)
+        node = await self.find(name)
         if len({*node.given_tags, *added} - set(removed)) > MOST_GIVEN_TAGS:
             raise BadTag(f"a node can be given {MOST_GIVEN_TAGS} tags")
         await self.stores.nodes.tag(node.node_id, added, removed)
-        await self._announce(node.node_id)
-        return {"node": node.node_id, "tags": sorted((await self._find(node.node_id)).facts().tags)}
+        await self.announce(node.node_id)
+        return {"node": node.node_id, "tags": sorted(self.facts_of(await self.find(node.node_id)).tags)}
 
     async def forget(self, name: str) -> dict[str, Any]:
         """
@@ -209,21 +215,34 @@ class Inventory:
 
         What it posted and answered stays, and so does a revocation.
         """
-        node = await self._find(name)
+        node = await self.find(name)
         await self.stores.nodes.forget(node.node_id)
         self.directory.forget(node.node_id)
-        await self._announce(node.node_id)
+        await self.clones.forget(node.node_id)
+        await self.announce(node.node_id)
         return {"node": node.node_id, "forgotten": True}
 
-    async def _find(self, name: str) -> Node:
-        found: list[Node] = await self.stores.nodes.find(name, 2)
-        if not found:
-            raise NoSuchThing(f"there is no node {name!r}")
-        if len(found) > 1:
-            raise NoSuchThing(f"{name!r} names more than one node; give its id")
-        return found[0]
+    async def find(self, name: str) -> Node:
+        """
+        The node with this id, or else the only one of this name, host identifier, or that it had before a merge.
 
-    async def _announce(self, node_id: str) -> None:
+        :raise NoSuchThing: there is none, or more than one.
+        """
+        found: list[Node] = await self.stores.nodes.find(name, _NAMESAKES)
+        for fits in (
+            [each for each in found if each.node_id == name],
+            [each for each in found if each.name == name],
+            [each for each in found if each.host_identifier == name],
+            found,
+        ):
+            if len(fits) == 1:
+                return fits[0]
+            if fits:
+                raise NoSuchThing(f"{name!r} names more than one node; give its id")
+        raise NoSuchThing(f"there is no node {name!r}")
+
+    async def announce(self, node_id: str) -> None:
+        """Have every process look at a node again, and at the revocations."""
         try:
             await self.stores.signals.publish("nodes", node_id)
         finally:
@@ -238,26 +257,21 @@ class Inventory:
         while page := await self.stores.nodes.seen_since(since, offset, _PAGE):
             nodes = await self.stores.nodes.get_many(page)
             for node in nodes.values():
-                if target.matches(node.facts()) and not self.directory.is_revoked(node.node_id):
+                if target.matches(self.facts_of(node)) and not self.directory.is_revoked(node.node_id):
                     names[node.node_id] = node.name
             offset += _PAGE
         return names
 
-    def _node_row(self, node: Node, sighting: Sighting | None, now: float) -> dict[str, Any]:
-        return {
-            "node": node.node_id,
-            "name": node.name,
-            "proof": node.proof,
-            "host_identifier": node.host_identifier,
-            "platform": node.platform,
-            "osquery_version": node.osquery_version,
-            "tags": sorted(node.facts().tags),
-            "given_tags": list(node.given_tags),
-            "enrolled_at": node.enrolled_at or None,
-            "first_seen_at": sighting.first_seen_at if sighting else None,
-            "seen_at": sighting.seen_at if sighting else None,
-            "online": bool(sighting and sighting.seen_at >= now - ONLINE_WITHIN),
-            "address": sighting.address if sighting else "",
-            "user_agent": sighting.user_agent if sighting else "",
-            "revoked": self.directory.is_revoked(node.node_id),
-        }
+    def facts_of(self, node: Node) -> NodeFacts:
+        """What a target can look at, all tags included."""
+        return self.configuration.tagging.applied(node.facts())
+
+    def _row(self, node: Node, sighting: Sighting | None) -> dict[str, Any]:
+        return node_row(
+            node,
+            sighting,
+            self.configuration.tagging,
+            self.clock.seconds(),
+            self.directory.is_revoked(node.node_id),
+            self.clones.of(node.node_id),
+        )

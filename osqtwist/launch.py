@@ -229,6 +229,7 @@ class NodeSide:
         api, prefix = self.parts.api, settings.route_prefix
         api.distributed.queued = lambda: sum(port.queued for port in ports)
         site = node_site(reactor, settings, api.app(prefix).resource(), api.metrics, api.endpoints(prefix))
+        api.directory.end_connections = lambda: site.end_connections(api.is_out)
         return NodePorts(reactor, ports, site, self.tls)
 
 

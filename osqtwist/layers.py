@@ -21,7 +21,7 @@ import attrs
 import msgspec
 import yaml
 
-from osqtwist.targeting import BadTarget, Target
+from osqtwist.targeting import BadTarget, NodeFacts, Target
 
 OWN_KEY = "osqtwist"
 """The key of a layer that is for us and is never served."""
@@ -68,12 +68,21 @@ class LayerHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @attrs.frozen
 class Layer:
-    """One layer: its name, whom it is for, and what it says to osquery."""
+    """
+    One layer: its name, whom it is for, and what it says to osquery.
+
+    :ivar sees_firm_tags_only: its target looks at no tags that follow from others (see :mod:`osqtwist.tagging`).
+    """
 
     name: str
     target: Target
     body: Mapping[str, Any]
     description: str = ""
+    sees_firm_tags_only: bool = False
+
+    def is_for(self, facts: NodeFacts) -> bool:
+        """Whether a node with these facts gets it."""
+        return self.target.matches(facts.with_firm_tags() if self.sees_firm_tags_only else facts)
 
 
 def parse_layer(file: str, text: str) -> Layer:

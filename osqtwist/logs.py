@@ -11,6 +11,7 @@ from osqtwist.authentication import Caller
 from osqtwist.logbatch import LogBatch
 from osqtwist.loginterfaces import ILogBuffer
 from osqtwist.metrics import Metrics
+from osqtwist.tagfindings import TagFindings
 from osqtwist.targeting import NodeFacts
 from osqtwist.wire import LogRequest, begins_with, post_of, sort_lines
 
@@ -21,6 +22,7 @@ class LogIntake:
     Takes log posts into the buffer.
 
     :ivar max_line_bytes: longer lines go to the dead letters; osquery's own limit is 1 MiB.
+    :ivar findings: looks for the results of tag queries.
     """
 
     clock: IReactorTime
@@ -28,6 +30,7 @@ class LogIntake:
     admission: Admission
     metrics: Metrics
     max_line_bytes: int
+    findings: TagFindings
 
     async def accept(self, caller: Caller, facts: NodeFacts, request: LogRequest, address: str) -> int:
         """
@@ -54,6 +57,7 @@ class LogIntake:
                 appended = await self.buffer.append(batch, msgspec.structs.replace(post, after=earlier.digest))
         finally:
             self.admission.leave(size)
+        await self.findings.take(facts, batch.data, request.data)
         if appended.is_duplicate or batch.lines < post.lines:
             self.metrics.log_batches_repeated.inc()
         if appended.is_duplicate:

@@ -163,6 +163,11 @@ class Metrics:
         )
         self.nodes_online = Gauge("osqtwist_nodes_online", "Nodes seen in the last minute.", registry=registry)
         self.nodes_known = Gauge("osqtwist_nodes", "Nodes ever seen and not forgotten.", registry=registry)
+        self.node_clones = Gauge(
+            "osqtwist_node_clones",
+            "Pairs of machines that one name, key or certificate stood for in the last day.",
+            registry=registry,
+        )
         self.workers = Gauge("osqtwist_workers", "Worker processes that serve nodes now.", registry=registry)
         self.worker_deaths = Counter(
             "osqtwist_worker_deaths", "Worker processes that ended without being asked to.", registry=registry

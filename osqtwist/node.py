@@ -40,6 +40,16 @@ class CertificateRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     fingerprint: str
     not_after: float
     key_type: str
+    tags: tuple[str, ...] = ()
+
+
+class FormerNode(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A node whose record was merged into another's: what it was called, and when that was."""
+
+    node_id: str
+    name: str
+    host_identifier: str = ""
+    merged_at: float = 0.0
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -48,10 +58,16 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     :ivar proof: what the id rests on: a certificate, or an enroll secret and the node's own word.
     :ivar platform_type: osquery's bit mask, a decimal string, as the node sent it.
-    :ivar tags: tags from the enroll secret and from the certificate; the node cannot choose them.
-    :ivar given_tags: tags that operators gave it; they stay through enrollments, and are no part of the record.
+    :ivar tags: tags from the enroll secret; those from the certificate are with that.
+    :ivar given_tags: tags that operators gave it.  They, and all down to ``former``, stay through enrollments and are
+        no part of the record.
+    :ivar found_tags: tags whose tag query gave rows here; which of them count, :mod:`osqtwist.tagging` decides.
+    :ivar note: what operators want to remember of it.
+    :ivar former: nodes that were merged into it.
     :ivar enrolled_at: Unix time of the newest enrollment, 0 for a node that never enrolled (it shows a
-        certificate and runs with ``--disable_enrollment``).
+        certificate and runs with ``--disable_enrollment``).  Node keys say the same second, each enrollment another.
+    :ivar machine_before: the mark (see :mod:`osqtwist.clone`) of the machine that enrolled as this node before the
+        present one, if that was another.
     """
 
     node_id: str
@@ -61,9 +77,13 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     platform_type: str = ""
     tags: tuple[str, ...] = ()
     given_tags: tuple[str, ...] = ()
+    found_tags: tuple[str, ...] = ()
+    note: str = ""
+    former: tuple[FormerNode, ...] = ()
     host_details: HostDetails = {}
     certificate: CertificateRecord | None = None
     enrolled_at: float = 0.0
+    machine_before: str = ""
 
     @property
     def platforms(self) -> frozenset[str]:
@@ -89,18 +109,53 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The version from the newest enrollment, or nothing."""
         return self.host_details.get("osquery_info", {}).get("version", "")
 
+    @property
+    def firm_tags(self) -> frozenset[str]:
+        """The tags that depend on nothing else: of operators, secret and certificate."""
+        return frozenset((*self.tags, *self.given_tags, *(self.certificate.tags if self.certificate else ())))
+
     def facts(self) -> NodeFacts:
-        """What a target can look at."""
+        """What a target can look at, but for what :mod:`osqtwist.tagging` adds."""
+        tags = self.firm_tags
         return NodeFacts(
             node_id=self.node_id,
             name=self.name,
             host_identifier=self.host_identifier,
             platforms=self.platforms,
-            tags=frozenset((*self.tags, *self.given_tags)),
+            tags=tags,
+            firm_tags=tags,
+            found_tags=frozenset(self.found_tags),
             osquery_version=self.osquery_version,
             identity=self.certificate.identity if self.certificate else "",
             issuer=self.certificate.issuer if self.certificate else "",
         )
+
+
+ConfigState = Literal["confirmed", "sent", "unconfirmed"]
+
+
+class ConfigServed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    The config that a node was answered last.
+
+    :ivar state: ``confirmed``: the node said that it has it; ``sent``: it got it, and will say so next time;
+        ``unconfirmed``: it got it, and its osquery does not know of etags.
+    """
+
+    etag: str
+    state: ConfigState
+    at: float
+
+
+class AddressSeen(msgspec.Struct, frozen=True):
+    """An address that a node came from, and when it did last."""
+
+    address: str
+    at: float
+
+
+MOST_ADDRESSES = 5
+"""Addresses that are kept of a node."""
 
 
 class Sighting(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -110,12 +165,16 @@ class Sighting(msgspec.Struct, frozen=True, omit_defaults=True):
     :ivar seen_at: Unix time of its newest request.
     :ivar first_seen_at: Unix time of its first.
     :ivar user_agent: what its requests call themselves, for instance ``osquery/5.23.1``.
+    :ivar config: the config it was answered; written down, ``None`` leaves what is kept.
+    :ivar addresses: the last :data:`MOST_ADDRESSES` that differ, newest first; the store makes them of :attr:`address`.
     """
 
     seen_at: float
     first_seen_at: float = 0.0
     address: str = ""
     user_agent: str = ""
+    config: ConfigServed | None = None
+    addresses: tuple[AddressSeen, ...] = ()
 
 
 class Revocation(msgspec.Struct, frozen=True, omit_defaults=True):

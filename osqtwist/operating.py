@@ -21,6 +21,7 @@ from osqtwist.inventory import Inventory
 from osqtwist.livequery import LiveQueries
 from osqtwist.logview import LogView
 from osqtwist.metrics import Metrics
+from osqtwist.nodechanges import NodeChanges
 from osqtwist.ports import BoundPort, bind_all
 from osqtwist.server import StartFailed
 from osqtwist.settings import Settings
@@ -68,12 +69,12 @@ def admin_api(
     :param crew: the worker processes, if there are any.
     """
     api, trail = parts.api, AuditTrail(reactor, stores)
-    inventory = Inventory(reactor, stores, api.directory, api.configuration, figures, api.metrics)
+    inventory = Inventory(reactor, stores, api.directory, api.configuration, api.clones, figures, api.metrics)
     operations: list[Operation] = []
     access = Access(reactor, stores, lambda: {each.group for each in operations})
     groups = (
         ServiceOperations(inventory, sinks, figures, flags),
-        NodeOperations(inventory),
+        NodeOperations(inventory, NodeChanges(reactor, stores.nodes, inventory)),
         QueryOperations(LiveQueries(reactor, stores, api.distributed, inventory)),
         LogOperations(LogView(reactor, stores)),
         SinkOperations(sinks),

@@ -36,6 +36,8 @@ class NodeFacts:
     :ivar node_id: the opaque id of the node.
     :ivar name: the proven identity, or the host identifier of a node that enrolled with a secret.
     :ivar platforms: every platform word that fits, for instance ``{"linux", "ubuntu"}``.
+    :ivar tags: all that it has now; :attr:`firm_tags` those of operators, secret and certificate alone, and
+        :attr:`found_tags` those of which a tag query said so.
     :ivar identity: the identity of the certificate that the node showed last, :attr:`issuer` who signed it (RFC 4514).
     """
 
@@ -47,6 +49,12 @@ class NodeFacts:
     osquery_version: str = ""
     identity: str = ""
     issuer: str = ""
+    firm_tags: frozenset[str] = frozenset()
+    found_tags: frozenset[str] = frozenset()
+
+    def with_firm_tags(self) -> NodeFacts:
+        """The same with no other tags."""
+        return self if self.tags == self.firm_tags else attrs.evolve(self, tags=self.firm_tags)
 
     def values(self, key: str) -> Iterable[str]:
         """The values of a key of :data:`VOCABULARY`."""

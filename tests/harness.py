@@ -145,7 +145,7 @@ class InMemoryServer:
         self.operator: Actor | None = Actor("tester", Role.ADMIN, "socket")
         self.stores = MemoryStores(self.reactor, Budgets(live=1_000_000))
         self.outages = {}
-        for name in ("nodes", "queries", "logs", "sinks", "carves", "audit", "operators"):
+        for name in ("nodes", "queries", "logs", "sinks", "carves", "clones", "audit", "operators"):
             self.outages[name] = Outage(getattr(self.stores, name))
             setattr(self.stores, name, self.outages[name])
         self.metrics = Metrics()
@@ -169,7 +169,7 @@ class InMemoryServer:
         self.client = StubTreq(parts.api.app(self.settings.route_prefix).resource())
         figures = SummedFigures(self.metrics.registry)
         self.inventory = Inventory(
-            self.reactor, self.stores, parts.api.directory, self.configuration, figures, self.metrics
+            self.reactor, self.stores, parts.api.directory, self.configuration, parts.api.clones, figures, self.metrics
         )
         self.live = LiveQueries(self.reactor, self.stores, self.distributed, self.inventory)
         self.sinks = SinkView(self.reactor, self.stores, self.metrics)

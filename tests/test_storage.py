@@ -17,8 +17,11 @@ from twisted.internet.task import deferLater
 from zope.interface.verify import verifyObject
 
 from osqtwist.carve import CarveSession
+from osqtwist.clone import Clone
 from osqtwist.interfaces import (
+    MOST_CLONES,
     ICarveStore,
+    ICloneStore,
     INodeStore,
     IQueryStore,
     ISignals,
@@ -26,7 +29,7 @@ from osqtwist.interfaces import (
 )
 from osqtwist.logbatch import LogBatch
 from osqtwist.loginterfaces import ILogBuffer, ISinkQueues
-from osqtwist.node import CertificateRecord, Node, Revocation, Sighting
+from osqtwist.node import AddressSeen, CertificateRecord, ConfigServed, FormerNode, Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult
 from osqtwist.storage.memory import MemoryStores
 from osqtwist.targeting import Target
@@ -117,6 +120,7 @@ async def test_stores_provide_their_interfaces(stores: Any) -> None:
     verifyObject(IStores, stores)
     for interface, name in (
         (INodeStore, "nodes"),
+        (ICloneStore, "clones"),
         (IQueryStore, "queries"),
         (ILogBuffer, "logs"),
         (ISinkQueues, "sinks"),
@@ -215,7 +219,80 @@ async def test_sightings_never_go_back(stores: Any) -> None:
     await stores.nodes.saw({"a": Sighting(seen_at=100.5, first_seen_at=100.5, address="1")})
     await stores.nodes.saw({"a": Sighting(seen_at=200.5, first_seen_at=200.5, address="2")})
     await stores.nodes.saw({"a": Sighting(seen_at=150.0, first_seen_at=150.0, address="3")})
-    assert await stores.nodes.sightings(["a", "b"]) == {"a": Sighting(seen_at=200.5, first_seen_at=100.5, address="2")}
+    addresses = (AddressSeen("2", 200.5), AddressSeen("1", 100.5))
+    expected = Sighting(seen_at=200.5, first_seen_at=100.5, address="2", addresses=addresses)
+    assert await stores.nodes.sightings(["a", "b"]) == {"a": expected}
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_few_addresses_are_kept(stores: Any) -> None:
+    """Each once, newest first, with the time at which the node was last heard of from there."""
+
+    async def saw(*sightings: tuple[float, str]) -> list[tuple[str, float]]:
+        for at, address in sightings:
+            await stores.nodes.saw({"a": Sighting(seen_at=at, address=address)})
+        return [(each.address, each.at) for each in (await stores.nodes.sightings(["a"]))["a"].addresses]
+
+    assert await saw((1.0, ""), (2.5, "v4"), (3.5, "v4"), (4.0, "fe80::1")) == [("fe80::1", 4.0), ("v4", 3.5)]
+    assert await saw((5.0, "fe80::1"), (6.0, "v4")) == [("v4", 6.0), ("fe80::1", 5.0)]
+    found = await saw(*((7.0 + number, f"dhcp-{number}") for number in range(9)))
+    assert [address for address, _ in found] == ["dhcp-8", "dhcp-7", "dhcp-6", "dhcp-5", "dhcp-4"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_last_config_is_kept(stores: Any) -> None:
+    """A sighting without one leaves it."""
+    served = ConfigServed("e", "confirmed", NOW)
+    await stores.nodes.saw({"a": Sighting(seen_at=1.0, config=ConfigServed("d", "sent", 1.0))})
+    await stores.nodes.saw({"a": Sighting(seen_at=2.0, config=served)})
+    await stores.nodes.saw({"a": Sighting(seen_at=3.0)})
+    assert (await stores.nodes.sightings(["a"]))["a"].config == served
+
+
+@pytest_twisted.ensureDeferred
+async def test_found_tags_and_notes_stay_through_enrollments(stores: Any) -> None:
+    """Beside the given ones, and only of nodes that are there."""
+    node = a_node(1)
+    await stores.nodes.tag_found(node.node_id, ["early"], [])
+    await stores.nodes.annotate(node.node_id, "early")
+    assert (await stores.nodes.record(node)) == node
+    await stores.nodes.tag(node.node_id, ["given"], [])
+    await stores.nodes.tag_found(node.node_id, ["docker", "x"], [])
+    await stores.nodes.tag_found(node.node_id, [], ["x", "given"])
+    await stores.nodes.annotate(node.node_id, 'né "x"\n')
+    found = await stores.nodes.record(a_node(1, found_tags=("not this",), note="nor this"))
+    assert (found.given_tags, found.found_tags, found.note) == (("given",), ("docker",), 'né "x"\n')
+    assert await stores.nodes.get(node.node_id) == found
+    assert (found.facts().tags, found.facts().found_tags) == ({"given"}, {"docker"})
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_takes_over_from_another(stores: Any) -> None:
+    """Given tags, note, first sighting and former nodes; the other is gone, and every name of it finds the one."""
+    for number, tags in ((1, ["a", "b"]), (2, ["b", "c"]), (3, [])):
+        node = a_node(number)
+        await stores.nodes.record(node)
+        await stores.nodes.tag(node.node_id, tags, [])
+        await stores.nodes.annotate(node.node_id, f"note {number}")
+        await stores.nodes.saw({node.node_id: Sighting(seen_at=NOW + number, first_seen_at=NOW + number)})
+    one, two, three = (a_node(number).node_id for number in (1, 2, 3))
+    first, second = FormerNode(one, 'née "x"', "h1", NOW), FormerNode(two, "node-2", "", NOW + 1.5)
+    await stores.nodes.merge(first, "f" * 20)
+    assert await stores.nodes.get(one)
+    await stores.nodes.merge(first, two)
+    await stores.nodes.merge(second, three)
+    found = await stores.nodes.get(three)
+    assert (found.given_tags, found.note) == (("a", "b", "c"), "note 3; note 2; note 1")
+    assert found.former == (first, second)
+    seen = await stores.nodes.sightings([one, two, three])
+    assert {node_id: each.first_seen_at for node_id, each in seen.items()} == {three: NOW + 1}
+    assert await stores.nodes.seen_since(0, 0, 9) == [three]
+    for name in (one, 'née "x"', "h1", two, "node-2", three, "node-3"):
+        assert [node.node_id for node in await stores.nodes.find(name, 5)] == [three], name
+    assert (await stores.nodes.record(a_node(3, name="again"))).former == (first, second)
+    await stores.nodes.forget(three)
+    for name in (one, 'née "x"', "h1", two, "node-2", three, "again"):
+        assert await stores.nodes.find(name, 5) == [], name
 
 
 @pytest_twisted.ensureDeferred
@@ -237,6 +314,41 @@ async def test_revocations_come_and_go(stores: Any) -> None:
     assert await stores.nodes.revocations() == [Revocation("a", 2.0, "y", keys_before=1.5)]
     await stores.nodes.restore("a")
     assert await stores.nodes.revocations() == []
+
+
+# -- clones
+
+
+def a_clone(number: int = 0, **more: Any) -> Clone:
+    fields: dict[str, Any] = {"node_id": NODE, "clone_id": f"{number:020x}", "name": 'né "x"', "kind": "keys"}
+    return Clone(**{**fields, "suspected_at": NOW, **more})
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_clone_is_news_once(stores: Any) -> None:
+    """When it is found; it is kept whole, and never lost to a mere suspicion."""
+    found = a_clone(1, found_at=NOW, seen_at=NOW, places=("a", "b"), keys=(int(NOW) - 1, int(NOW)))
+    assert not await stores.clones.keep(a_clone(1))
+    assert await stores.clones.keep(found)
+    assert not await stores.clones.keep(a_clone(1))
+    assert await stores.clones.all() == [found]
+    later = a_clone(1, found_at=NOW, seen_at=NOW + 9)
+    assert not await stores.clones.keep(later)
+    assert await stores.clones.all() == [later]
+    assert await stores.clones.keep(a_clone(2, found_at=NOW))
+    await stores.clones.drop([])
+    await stores.clones.drop([later.clone_id, "f" * 20])
+    assert [each.clone_id for each in await stores.clones.all()] == [a_clone(2).clone_id]
+
+
+@pytest_twisted.ensureDeferred
+async def test_clones_are_bounded(stores: Any) -> None:
+    """Past the limit a new one is not kept; those that are can change."""
+    for number in range(MOST_CLONES):
+        await stores.clones.keep(a_clone(number))
+    assert not await stores.clones.keep(a_clone(MOST_CLONES, found_at=NOW))
+    assert await stores.clones.keep(a_clone(3, found_at=NOW))
+    assert len(await stores.clones.all()) == MOST_CLONES
 
 
 # -- queries

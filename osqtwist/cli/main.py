@@ -12,7 +12,8 @@ from osqtwist.adminclient import Door
 from osqtwist.cli.audit import audit
 from osqtwist.cli.console import Operator
 from osqtwist.cli.files import carve, config, log
-from osqtwist.cli.fleet import node, query, status
+from osqtwist.cli.fleet import query, status
+from osqtwist.cli.nodes import node
 from osqtwist.cli.pki import pki
 from osqtwist.cli.programs import flags, reference, simulate
 from osqtwist.cli.sinks import sink

@@ -6,7 +6,7 @@ They keep every promise of :mod:`osqtwist.interfaces` but surviving a restart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 import msgspec
@@ -19,107 +19,22 @@ from osqtwist.interfaces import (
     CarveProgress,
     IAuditStore,
     ICarveStore,
-    INodeStore,
     IQueryStore,
     ISignals,
     IStores,
     StoredResult,
 )
 from osqtwist.loginterfaces import Budgets
-from osqtwist.node import Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult, Taken
+from osqtwist.storage.memory_clones import MemoryCloneStore
 from osqtwist.storage.memory_loads import MemoryLoadStore
 from osqtwist.storage.memory_logs import MemoryLogBuffer, MemorySinkQueues
+from osqtwist.storage.memory_nodes import MemoryNodeStore
 from osqtwist.storage.memory_operators import MemoryOperatorStore
 
 
 def _after(place: str) -> int:
     return int(place or 0)
-
-
-@implementer(INodeStore)
-@attrs.define
-class MemoryNodeStore:
-    """Nodes in dicts."""
-
-    _nodes: dict[str, Node] = attrs.field(factory=dict, init=False)
-    _seen: dict[str, Sighting] = attrs.field(factory=dict, init=False)
-    _revoked: dict[str, Revocation] = attrs.field(factory=dict, init=False)
-
-    async def record(self, node: Node) -> Node:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        before = self._nodes.get(node.node_id)
-        node = msgspec.structs.replace(node, given_tags=before.given_tags if before else ())
-        self._nodes[node.node_id] = node
-        return node
-
-    async def tag(self, node_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        if node_id in self._nodes:
-            node = self._nodes[node_id]
-            tags = tuple(sorted({*node.given_tags, *added} - set(removed)))
-            self._nodes[node_id] = msgspec.structs.replace(node, given_tags=tags)
-
-    async def forget(self, node_id: str) -> None:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        self._nodes.pop(node_id, None)
-        self._seen.pop(node_id, None)
-
-    async def get(self, node_id: str) -> Node | None:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        return self._nodes.get(node_id)
-
-    async def get_many(self, node_ids: Sequence[str]) -> dict[str, Node]:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        return {node_id: self._nodes[node_id] for node_id in node_ids if node_id in self._nodes}
-
-    async def saw(self, sightings: Mapping[str, Sighting]) -> None:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        for node_id, new in sightings.items():
-            old = self._seen.get(node_id)
-            if old is None:
-                self._seen[node_id] = new
-            elif new.seen_at >= old.seen_at:
-                self._seen[node_id] = msgspec.structs.replace(new, first_seen_at=old.first_seen_at)
-
-    async def sightings(self, node_ids: Sequence[str]) -> dict[str, Sighting]:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        return {node_id: self._seen[node_id] for node_id in node_ids if node_id in self._seen}
-
-    async def seen_since(self, moment: float, offset: int, count: int) -> list[str]:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        found = [(seen.seen_at, node_id) for node_id, seen in self._seen.items() if seen.seen_at >= moment]
-        return [node_id for _, node_id in sorted(found, reverse=True)[offset : offset + count]]
-
-    async def count_since(self, moment: float) -> int:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        return sum(seen.seen_at >= moment for seen in self._seen.values())
-
-    async def expiring(self, start: float, end: float, count: int) -> list[str]:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        ends = [(node.certificate.not_after, node_id) for node_id, node in self._nodes.items() if node.certificate]
-        return [node_id for moment, node_id in sorted(ends) if start <= moment < end][:count]
-
-    async def count_expiring(self, start: float, end: float) -> int:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        return len(await self.expiring(start, end, len(self._nodes)))
-
-    async def find(self, text: str, limit: int) -> list[Node]:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        found = [node for node in self._nodes.values() if text in (node.node_id, node.name, node.host_identifier)]
-        return found[:limit]
-
-    async def revoke(self, revocation: Revocation) -> None:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        self._revoked[revocation.node_id] = revocation
-
-    async def restore(self, node_id: str) -> None:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        self._revoked.pop(node_id, None)
-
-    async def revocations(self) -> list[Revocation]:
-        """See :class:`osqtwist.interfaces.INodeStore`."""
-        return list(self._revoked.values())
 
 
 @attrs.define
@@ -356,6 +271,7 @@ class MemoryStores:
         self.logs = MemoryLogBuffer(self.signals, budgets)
         self.sinks = MemorySinkQueues(clock, self.logs, self.signals, budgets.dead)
         self.carves = MemoryCarveStore()
+        self.clones = MemoryCloneStore()
         self.audit = MemoryAuditStore()
         self.operators = MemoryOperatorStore(clock)
         self.loads = MemoryLoadStore()

@@ -13,6 +13,7 @@ from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.loginterfaces import Budgets
 from osqtwist.storage.redis_audit import RedisAuditStore
 from osqtwist.storage.redis_carves import RedisCarveStore
+from osqtwist.storage.redis_clones import RedisCloneStore
 from osqtwist.storage.redis_connection import Login, NextEndpoint, RedisConnection
 from osqtwist.storage.redis_durability import Durability, waiting_command
 from osqtwist.storage.redis_loads import RedisLoadStore
@@ -65,6 +66,7 @@ class RedisStores:
         )
         self.sinks = RedisSinkQueues(self._redis, prefix, self.signals.channel("sinks"), budgets.dead)
         self.carves = RedisCarveStore(self._redis, prefix)
+        self.clones = RedisCloneStore(self._redis, f"{prefix}clones")
         self.audit = RedisAuditStore(self._redis, f"{prefix}audit")
         self.operators = RedisOperatorStore(self._redis, prefix)
         self.loads = RedisLoadStore(self._redis, f"{prefix}loads")

@@ -2,8 +2,9 @@
 Nodes in Redis.
 
 =====================  =======  =======================================================================
-``node:ID``            hash     ``record``, ``name``, ``host``, ``seen``, ``first``, ``tags``: some 3 kB a node
-``named:TEXT``         set      ids of the nodes with that name or host identifier
+``node:ID``            hash     ``record``, ``name``, ``host``; ``tags``, ``found``, ``note``, ``former``; ``seen``,
+                                ``first``, ``addresses``, ``config``: some 3 kB a node
+``named:TEXT``         set      ids of the nodes with that name or host identifier, or that took over from one
 ``seen``               zset     id, by the time it was last seen
 ``expiring``           zset     id, by the time at which its newest certificate ends
 ``revoked``            hash     id to revocation
@@ -21,65 +22,16 @@ import msgspec
 from zope.interface import implementer
 
 from osqtwist.interfaces import INodeStore
-from osqtwist.node import Node, Revocation, Sighting
-from osqtwist.storage.redis_connection import RedisConnection, Script
+from osqtwist.node import MOST_ADDRESSES, AddressSeen, ConfigServed, FormerNode, Node, Revocation, Sighting
+from osqtwist.storage.redis_connection import RedisConnection
+from osqtwist.storage.redis_node_scripts import ANNOTATE, FORGET, MERGE, RECORD, SAW, TAG
 
-_RECORD = Script(
-    """
-    local old = redis.call('HMGET', KEYS[1], 'name', 'host')
-    for index = 1, 2 do
-        if old[index] and old[index] ~= ARGV[3] and old[index] ~= ARGV[4] then
-            redis.call('SREM', KEYS[2] .. old[index], ARGV[1])
-        end
-    end
-    for index = 3, 4 do
-        if ARGV[index] ~= '' then redis.call('SADD', KEYS[2] .. ARGV[index], ARGV[1]) end
-    end
-    redis.call('HSET', KEYS[1], 'record', ARGV[2], 'name', ARGV[3], 'host', ARGV[4])
-    if ARGV[5] == '' then redis.call('ZREM', KEYS[3], ARGV[1]) else redis.call('ZADD', KEYS[3], ARGV[5], ARGV[1]) end
-    return redis.call('HGET', KEYS[1], 'tags')
-    """
-)
-_TAG = Script(
-    """
-    if redis.call('HEXISTS', KEYS[1], 'record') == 0 then return end
-    local tags = {}
-    for tag in string.gmatch(redis.call('HGET', KEYS[1], 'tags') or '', '%S+') do tags[tag] = true end
-    for index = 2, #ARGV do tags[ARGV[index]] = index <= ARGV[1] + 1 or nil end
-    local list = {}
-    for tag in pairs(tags) do list[#list + 1] = tag end
-    table.sort(list)
-    redis.call('HSET', KEYS[1], 'tags', table.concat(list, ' '))
-    """
-)
-_FORGET = Script(
-    """
-    local old = redis.call('HMGET', KEYS[1], 'name', 'host')
-    for index = 1, 2 do
-        if old[index] then redis.call('SREM', KEYS[2] .. old[index], ARGV[1]) end
-    end
-    redis.call('ZREM', KEYS[3], ARGV[1])
-    redis.call('ZREM', KEYS[4], ARGV[1])
-    redis.call('DEL', KEYS[1])
-    """
-)
-_SAW = Script(
-    """
-    for index = 1, #ARGV, 4 do
-        local id, at, first, seen = ARGV[index], ARGV[index + 1], ARGV[index + 2], ARGV[index + 3]
-        local before = redis.call('ZSCORE', KEYS[1], id)
-        if not before or tonumber(before) <= tonumber(at) then
-            redis.call('ZADD', KEYS[1], at, id)
-            redis.call('HSET', KEYS[2] .. id, 'seen', seen)
-        end
-        redis.call('HSETNX', KEYS[2] .. id, 'first', first)
-    end
-    """
-)
 _SAW_AT_ONCE = 500
 
 _node_decoder = msgspec.json.Decoder(Node)
 _sighting_decoder = msgspec.json.Decoder(Sighting)
+_config_decoder = msgspec.json.Decoder(ConfigServed)
+_former_decoder = msgspec.json.Decoder(tuple[FormerNode, ...])
 _revocation_decoder = msgspec.json.Decoder(Revocation)
 
 
@@ -93,9 +45,9 @@ class RedisNodeStore:
 
     async def record(self, node: Node) -> Node:
         """One script call."""
-        node = msgspec.structs.replace(node, given_tags=())
-        tags = await self._redis.run(
-            _RECORD,
+        node = msgspec.structs.replace(node, given_tags=(), found_tags=(), note="", former=())
+        kept = await self._redis.run(
+            RECORD,
             [self._key(node.node_id), f"{self._prefix}named:", self._expiring],
             [
                 node.node_id,
@@ -105,16 +57,28 @@ class RedisNodeStore:
                 repr(node.certificate.not_after) if node.certificate else "",
             ],
         )
-        return _with_tags(node, tags)
+        return _with_kept(node, *kept)
 
     async def tag(self, node_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
         """One script call."""
-        await self._redis.run(_TAG, [self._key(node_id)], [len(added), *added, *removed])
+        await self._redis.run(TAG, [self._key(node_id)], ["tags", len(added), *added, *removed])
+
+    async def tag_found(self, node_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
+        """One script call."""
+        await self._redis.run(TAG, [self._key(node_id)], ["found", len(added), *added, *removed])
+
+    async def annotate(self, node_id: str, note: str) -> None:
+        """One script call."""
+        await self._redis.run(ANNOTATE, [self._key(node_id)], [note])
+
+    async def merge(self, former: FormerNode, node_id: str) -> None:
+        """One script call."""
+        keys = [self._key(former.node_id), *self._shared_keys, self._key(node_id)]
+        await self._redis.run(MERGE, keys, [former.node_id, node_id, msgspec.json.encode(former)])
 
     async def forget(self, node_id: str) -> None:
         """One script call."""
-        keys = [self._key(node_id), f"{self._prefix}named:", f"{self._prefix}seen", self._expiring]
-        await self._redis.run(_FORGET, keys, [node_id])
+        await self._redis.run(FORGET, [self._key(node_id), *self._shared_keys], [node_id])
 
     async def get(self, node_id: str) -> Node | None:
         """One command."""
@@ -122,10 +86,12 @@ class RedisNodeStore:
 
     async def get_many(self, node_ids: Sequence[str]) -> dict[str, Node]:
         """One command for each node, sent together."""
-        records = await self._redis.execute_all([("HMGET", self._key(each), "record", "tags") for each in node_ids])
+        records = await self._redis.execute_all(
+            [("HMGET", self._key(each), "record", "tags", "found", "note", "former") for each in node_ids]
+        )
         return {
-            node_id: _with_tags(_node_decoder.decode(record), tags)
-            for node_id, (record, tags) in zip(node_ids, records, strict=True)
+            node_id: _with_kept(_node_decoder.decode(record), *kept)
+            for node_id, (record, *kept) in zip(node_ids, records, strict=True)
             if record
         }
 
@@ -133,17 +99,27 @@ class RedisNodeStore:
         """One script call for each 500."""
         words: list[str | bytes] = []
         for node_id, seen in sightings.items():
-            words += [node_id, repr(seen.seen_at), repr(seen.first_seen_at), msgspec.json.encode(seen)]
+            config = msgspec.json.encode(seen.config) if seen.config else b""
+            brief = msgspec.structs.replace(seen, config=None, addresses=())
+            words += [node_id, repr(seen.seen_at), repr(seen.first_seen_at), msgspec.json.encode(brief)]
+            words += [seen.address, config]
         keys = [f"{self._prefix}seen", f"{self._prefix}node:"]
-        for start in range(0, len(words), 4 * _SAW_AT_ONCE):
-            await self._redis.run(_SAW, keys, words[start : start + 4 * _SAW_AT_ONCE])
+        for start in range(0, len(words), 6 * _SAW_AT_ONCE):
+            await self._redis.run(SAW, keys, [MOST_ADDRESSES, *words[start : start + 6 * _SAW_AT_ONCE]])
 
     async def sightings(self, node_ids: Sequence[str]) -> dict[str, Sighting]:
         """One command for each node, sent together."""
-        found = await self._redis.execute_all([("HMGET", self._key(each), "seen", "first") for each in node_ids])
+        found = await self._redis.execute_all(
+            [("HMGET", self._key(each), "seen", "first", "addresses", "config") for each in node_ids]
+        )
         return {
-            node_id: msgspec.structs.replace(_sighting_decoder.decode(seen), first_seen_at=float(first))
-            for node_id, (seen, first) in zip(node_ids, found, strict=True)
+            node_id: msgspec.structs.replace(
+                _sighting_decoder.decode(seen),
+                first_seen_at=float(first),
+                addresses=_addresses(addresses),
+                config=_config_decoder.decode(config) if config else None,
+            )
+            for node_id, (seen, first, addresses, config) in zip(node_ids, found, strict=True)
             if seen and first
         }
 
@@ -186,6 +162,10 @@ class RedisNodeStore:
         return [_revocation_decoder.decode(each) for each in await self._redis.execute("HVALS", self._revoked)]
 
     @property
+    def _shared_keys(self) -> list[str]:
+        return [f"{self._prefix}named:", f"{self._prefix}seen", self._expiring]
+
+    @property
     def _expiring(self) -> str:
         return f"{self._prefix}expiring"
 
@@ -197,5 +177,18 @@ class RedisNodeStore:
         return f"{self._prefix}node:{node_id}"
 
 
-def _with_tags(node: Node, tags: bytes | None) -> Node:
-    return msgspec.structs.replace(node, given_tags=tuple(tags.decode().split())) if tags else node
+def _with_kept(node: Node, tags: bytes | None, found: bytes | None, note: bytes | None, former: bytes | None) -> Node:
+    if not (tags or found or note or former):
+        return node
+    return msgspec.structs.replace(
+        node,
+        given_tags=tuple((tags or b"").decode().split()),
+        found_tags=tuple((found or b"").decode().split()),
+        note=(note or b"").decode(),
+        former=_former_decoder.decode(former) if former else (),
+    )
+
+
+def _addresses(text: bytes | None) -> tuple[AddressSeen, ...]:
+    words = (text or b"").decode().split()
+    return tuple(AddressSeen(address, float(at)) for address, at in zip(words[::2], words[1::2], strict=True))

@@ -303,6 +303,7 @@ class ShardedStores:
         self.signals = ShardedSignals(main.signals, self.shards)
         self.nodes, self.queries, self.carves = main.nodes, main.queries, main.carves
         self.audit, self.operators, self.loads = main.audit, main.operators, main.loads
+        self.clones = main.clones
 
     async def ready(self) -> None:
         """Fire when the main server answers; one of the others that does not is the trouble of its nodes alone."""

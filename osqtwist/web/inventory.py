@@ -8,8 +8,10 @@ from typing import Annotated, Any
 import attrs
 import msgspec
 
+from osqtwist.clones import clone_row
 from osqtwist.inventory import Inventory
 from osqtwist.node import TAG_PATTERN
+from osqtwist.nodechanges import LONGEST_NOTE, NodeChanges
 from osqtwist.operator import Role
 from osqtwist.targeting import Target
 from osqtwist.web.operations import Call, Limit, Offset, Operation
@@ -48,11 +50,25 @@ class TagOrder(msgspec.Struct, forbid_unknown_fields=True):
     remove: tuple[_Tag, ...] = ()
 
 
+class MergeOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """Which node goes on; ``force``: also if the other was heard of in the last minute."""
+
+    into: str
+    force: bool = False
+
+
+class NoteOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """What to remember of a node."""
+
+    note: Annotated[str, msgspec.Meta(max_length=LONGEST_NOTE)]
+
+
 @attrs.frozen
 class NodeOperations:
-    """Nodes: looked up, tagged, revoked, forgotten."""
+    """Nodes: looked up, tagged, revoked, merged, forgotten."""
 
     inventory: Inventory
+    changes: NodeChanges
 
     def operations(self) -> Sequence[Operation]:
         """See :class:`osqtwist.web.operations.OperationGroup`."""
@@ -64,7 +80,11 @@ class NodeOperations:
             Operation("POST", f"{node}/revoke", self.revoke, Role.OPERATOR, body=RevokeOrder),
             Operation("POST", f"{node}/restore", self.restore, Role.OPERATOR),
             Operation("POST", f"{node}/tags", self.tag, Role.OPERATOR, body=TagOrder),
+            Operation("POST", f"{node}/note", self.annotate, Role.OPERATOR, body=NoteOrder),
+            Operation("POST", f"{node}/rekey", self.rekey, Role.OPERATOR),
+            Operation("POST", f"{node}/merge", self.merge, Role.ADMIN, body=MergeOrder),
             Operation("POST", f"{node}/forget", self.forget, Role.ADMIN),
+            Operation("GET", "/api/v1/clones", self.clones, Role.VIEWER),
             Operation("GET", "/api/v1/certificates", self.certificates, Role.VIEWER, query=CertificatesWanted),
         )
 
@@ -92,6 +112,22 @@ class NodeOperations:
     async def tag(self, call: Call) -> Any:
         """Give the node tags, take some away: `{"add": [...], "remove": [...]}`."""
         return await self.inventory.tag(call.path["node"], call.body.add, call.body.remove)
+
+    async def annotate(self, call: Call) -> Any:
+        """Replace the note of the node."""
+        return await self.changes.annotate(call.path["node"], call.body.note)
+
+    async def rekey(self, call: Call) -> Any:
+        """Refuse the keys that the node has: who uses one enrolls again."""
+        return await self.changes.rekey(call.path["node"])
+
+    async def merge(self, call: Call) -> Any:
+        """Have another node take over from this one, whose keys are refused from now on: `{"into": NODE}`."""
+        return await self.changes.merge(call.path["node"], call.body.into, call.body.force)
+
+    async def clones(self, call: Call) -> Any:
+        """Machines that share a host identifier, a key or a certificate, the newest first."""
+        return {"clones": [clone_row(each) for each in self.inventory.clones.found()]}
 
     async def forget(self, call: Call) -> Any:
         """Keep nothing of the node any more."""

@@ -32,13 +32,16 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from osqtwist import wire
 from osqtwist.authentication import Authentication, Caller, NodeInvalid
 from osqtwist.carves import Carves
+from osqtwist.clones import Clones
+from osqtwist.clonewatch import CloneWatch
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.directory import Directory
 from osqtwist.distributed import Distributed
 from osqtwist.enrollment import Enrollment
-from osqtwist.identity import CertificateIdentity
+from osqtwist.identity import CertificateIdentity, UnidentifiedCertificate, node_id_for_certificate
 from osqtwist.logs import LogIntake
 from osqtwist.metrics import Metrics
+from osqtwist.node import ConfigState
 from osqtwist.query import QueryResult
 from osqtwist.targeting import NodeFacts
 from osqtwist.web import routes
@@ -66,6 +69,8 @@ class NodeAPI:
     certificate_of: Callable[[Request], CertificateIdentity | None]
     authentication: Authentication
     enrollment: Enrollment
+    clones: Clones
+    watch: CloneWatch
     directory: Directory
     configuration: NodeConfiguration
     distributed: Distributed
@@ -120,6 +125,8 @@ class NodeAPI:
         etag = request.etag if isinstance(request.etag, str) else None if request.etag is msgspec.UNSET else ""
         answer = self.configuration.config_for(facts, etag)
         self.metrics.configs.labels(etag="none" if etag is None else "ok" if answer.is_unchanged else "new").inc()
+        state: ConfigState = "unconfirmed" if etag is None else "confirmed" if answer.is_unchanged else "sent"
+        self.directory.served(caller.node_id, answer.etag, state)
         if len(answer.body) >= _GZIP_FROM_BYTES and "gzip" in visit.header(b"Accept-Encoding"):
             visit.request.responseHeaders.setRawHeaders(b"Content-Encoding", [b"gzip"])
             return answer.gzipped()
@@ -142,12 +149,15 @@ class NodeAPI:
         is_in = self._still_admitted(visit, request.node_key)
         # Nobody looks at them any more, and with many reads held they are megabytes.
         visit.request.requestHeaders = Headers()
+        address = visit.address
+        self.watch.begin_read(caller, address)
         try:
             # Nodes that came all at once, after a restart, must not come all at once for ever.
             until = visit.accepted_at + self.hold * (1 - HOLD_SPREAD * random.random())  # noqa: S311
             queries = await self.distributed.read(facts, until, is_in)
         finally:
             visit.held_for = self.exchange.clock.seconds() - began
+            self.watch.end_read(caller, address)
         if visit.is_gone:
             return b""
         if not is_in():
@@ -199,10 +209,24 @@ class NodeAPI:
         await self.carves.add_block(request, caller, self.certificate_of(visit.request))
         return wire.DONE
 
+    def is_out(self, channel: Any) -> bool:
+        """Whether the node at the other end of a connection is refused, by its request or else its certificate."""
+        caller: Caller | None = channel.caller
+        if caller:
+            return self.directory.is_revoked(caller.node_id, caller.issued_at)
+        try:
+            certificate = self.certificate_of(channel)
+        except UnidentifiedCertificate:
+            return False
+        return certificate is not None and self.directory.is_revoked(node_id_for_certificate(certificate.value))
+
     def _admit(self, visit: Visit, body_key: str | None) -> Caller:
         caller = self._authenticate(visit, body_key)
         visit.node_id, visit.node_name = caller.node_id, self.directory.name_of(caller)
         self.directory.saw(caller.node_id, visit.address, visit.header(b"User-Agent"))
+        self.watch.used(caller)
+        if not visit.is_gone:
+            visit.request.channel.caller = caller  # type: ignore[attr-defined]
         return caller
 
     def _authenticate(self, visit: Visit, body_key: str | None) -> Caller:

@@ -10,6 +10,7 @@ from osqtwist.access import BadToken
 from osqtwist.interfaces import NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.inventory import BadTag
 from osqtwist.livequery import BadQuery
+from osqtwist.nodechanges import BadChange
 from osqtwist.operator import NotAllowed, NotKnown
 from osqtwist.targeting import BadTarget
 from osqtwist.web.repeats import KeyReused, StillUnderWay
@@ -47,6 +48,7 @@ _CODES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (KeyReused, HTTPStatus.UNPROCESSABLE_ENTITY),
     (StillUnderWay, HTTPStatus.CONFLICT),
     (NotReplaced, HTTPStatus.CONFLICT),
+    (BadChange, HTTPStatus.CONFLICT),
     (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (StoreFull, HTTPStatus.SERVICE_UNAVAILABLE),
 )

@@ -51,6 +51,7 @@ class NodeChannel(HTTPChannel):
     One connection of a node.
 
     :ivar accepted_at: clock time of the acceptance; the hold of a distributed read counts from here.
+    :ivar caller: who sent its newest request, as proven; nothing before that.
     """
 
     maxHeaders = _MAX_HEADERS
@@ -58,6 +59,7 @@ class NodeChannel(HTTPChannel):
     site: NodeSite
     transport: Any
     accepted_at = 0.0
+    caller: Any = None
     _phase = "handshake"
     _deadline: IDelayedCall | None = None
     _is_discarding = False
