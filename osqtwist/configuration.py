@@ -81,6 +81,11 @@ class NodeConfiguration:
         self._layers = tuple(layers)
         self._rendered: dict[tuple[int, ...], _Rendered] = {}
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers there are, in order."""
+        return self._layers
+
     def layer_names(self) -> list[str]:
         """The layers there are, in order."""
         return [layer.name for layer in self._layers]

@@ -19,6 +19,7 @@ import msgspec
 from osqtwist.access import OperatorRules
 from osqtwist.distributed import MAX_HOLD, QUERY_BURST
 from osqtwist.identity import IdentityRule, TagRule
+from osqtwist.liverules import LiveRules
 from osqtwist.loginterfaces import Budgets
 from osqtwist.storage.redis_durability import DurabilityLevel
 from osqtwist.web.site import Deadlines
@@ -77,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     identity: tuple[IdentityRule, ...] = (IdentityRule(),)
     certificate_tags: tuple[TagRule, ...] = ()
     deadlines: Deadlines = Deadlines()
+    live: LiveRules = LiveRules()
     sink: dict[str, dict[str, Any]] = {}
     operators: OperatorRules = OperatorRules()
 

@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from osqtwist.livequery import Asker, Question
 from osqtwist.node import Node
 from osqtwist.parking import ParkedReads
 from osqtwist.query import QueryResult
@@ -242,7 +243,7 @@ def test_a_query_issued_in_another_process_is_seen_at_a_signal_or_soon(server: S
     key = server.enroll()
     for signals in (True, False):
         reading = park(server, key)
-        elsewhere = server.live.new_query("select 3", Target(), 60.0, "", "")
+        elsewhere = server.live.new_query(Question("select 3"), Asker("me"))
         server.await_(server.stores.queries.store.add(elsewhere))
         if signals:
             server.await_(server.stores.signals.publish("queries", elsewhere.query_id))
@@ -406,7 +407,11 @@ def test_run_streams_rows_and_ends_when_all_answered(server: Server) -> None:
     key = server.enroll("h")
     server.enroll("silent")
     lines: list[Any] = []
-    running = Deferred.fromCoroutine(server.live.run("select 1", Target(), 5.0, lines.append))
+
+    async def emit(line: dict[str, Any]) -> None:
+        lines.append(line)
+
+    running = Deferred.fromCoroutine(server.live.run(Question("select 1", lasts=5.0), Asker("me"), emit))
     server.turn()
     assert lines[0]["expected"] == 2
     work = work_of(server.finish(server.begin("/distributed/read", {"node_key": key})))
@@ -425,7 +430,11 @@ def test_run_streams_rows_and_ends_when_all_answered(server: Server) -> None:
 def test_run_that_is_broken_off_calls_the_query_off(server: Server) -> None:
     """When the operator goes away nobody else is asked."""
     server.enroll("h")
-    running = Deferred.fromCoroutine(server.live.run("select 1", Target(), 60.0, lambda line: None))
+
+    async def emit(line: dict[str, Any]) -> None:
+        pass
+
+    running = Deferred.fromCoroutine(server.live.run(Question("select 1"), Asker("me"), emit))
     server.turn()
     running.cancel()
     with pytest.raises(CancelledError):

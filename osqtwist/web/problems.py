@@ -11,6 +11,7 @@ from osqtwist.interfaces import NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.inventory import BadTag
 from osqtwist.livequery import BadQuery
 from osqtwist.operator import NotAllowed, NotKnown
+from osqtwist.query import NotWaiting, OwnQuery
 from osqtwist.targeting import BadTarget
 from osqtwist.web.repeats import KeyReused, StillUnderWay
 from osqtwist.web.workers import NotReplaced
@@ -46,6 +47,8 @@ _CODES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (BadToken, HTTPStatus.BAD_REQUEST),
     (KeyReused, HTTPStatus.UNPROCESSABLE_ENTITY),
     (StillUnderWay, HTTPStatus.CONFLICT),
+    (OwnQuery, HTTPStatus.FORBIDDEN),
+    (NotWaiting, HTTPStatus.CONFLICT),
     (NotReplaced, HTTPStatus.CONFLICT),
     (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (StoreFull, HTTPStatus.SERVICE_UNAVAILABLE),
