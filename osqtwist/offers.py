@@ -142,7 +142,8 @@ class Offers:
         for names_nodes in (True, False):
             some = [target for target in targets if bool(target.plain_names) is names_nodes]
             if some:
-                self._parked.wake(Concerned.by(some), self._is_busy)
+                concerned = Concerned.by(some)
+                self._parked.wake(concerned, self._is_busy, concerned.names)
 
     def _call(self, name: str, seconds: float, work: Callable[[], object]) -> None:
         """Do something later, instead of what was to be done later under that name."""

@@ -87,11 +87,8 @@ class _Targets:
         """The groups of a node whose targets name nodes."""
         if not self.named:
             return []
-        if all(name.isascii() for name in facts.names):
-            lists = [self.named.get(name.lower(), ()) for name in facts.names if name]
-        else:
-            # Beyond ASCII there are letters that are the same to a pattern but not in lower case.
-            lists = list(self.named.values())
+        keys = facts.name_keys()
+        lists = self.named.values() if "" in keys else [self.named[key] for key in keys if key in self.named]
         found = dict.fromkeys(itertools.chain.from_iterable(lists))
         return [group for group in found if group.target.matches(facts)]
 
@@ -207,6 +204,11 @@ class Concerned:
     """Whether a node is of some of several targets; cheap also where many of them name nodes."""
 
     _targets: _Targets
+
+    @property
+    def names(self) -> set[str] | None:
+        """The keys of :meth:`NodeFacts.name_keys` under which all concerned are; nothing if that cannot be said."""
+        return None if self._targets.others else {*self._targets.named, ""}
 
     @classmethod
     def by(cls, targets: Iterable[Target]) -> Concerned:

@@ -54,6 +54,18 @@ class NodeFacts:
         """What :attr:`Target.nodes` looks at."""
         return self.node_id, self.name, self.host_identifier
 
+    def name_keys(self) -> set[str]:
+        """
+        What to find the node under, for :attr:`Target.plain_names`: its names in lower case.
+
+        Beyond ASCII there are letters that are the same to a pattern, but not in lower case; a node with such a name is
+        found under the empty text too, and has to be looked at whatever names are sought.
+        """
+        keys = {name.lower() for name in self.names if name}
+        if not all(name.isascii() for name in keys):
+            keys.add("")
+        return keys
+
     def values(self, key: str) -> Iterable[str]:
         """The values of a key of :data:`VOCABULARY`."""
         if key == "tag":

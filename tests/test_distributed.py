@@ -472,6 +472,24 @@ def test_removing_one_read_leaves_the_other_of_its_node() -> None:
     assert len(parked) == 0
 
 
+def test_only_reads_under_a_name_are_looked_at() -> None:
+    """Those of nodes that have it, in any case of letters, and those whose names say nothing so plain."""
+    clock = Clock()
+    parked = ParkedReads(clock)
+    names = ("Web-1", "web-2", "\u017ferver", "web-1")
+    reads = [parked.park(NodeFacts(f"{number:020}", name)) for number, name in enumerate(names)]
+    looked: list[str] = []
+    parked.wake(lambda facts: bool(looked.append(facts.name)), names={"web-1", ""})  # type: ignore[func-returns-value]
+    assert sorted(looked) == ["Web-1", "web-1", "\u017ferver"]
+    for read in reads[:1] * 2 + reads[2:]:
+        parked.remove(read)
+    looked.clear()
+    parked.wake(lambda facts: bool(looked.append(facts.name)), names={"web-1", "web-2"})  # type: ignore[func-returns-value]
+    assert looked == ["web-2"]
+    parked.remove(reads[1])
+    assert not parked._named
+
+
 def test_facts_follow_a_signal(server: Server) -> None:
     """What another process learned of a node is looked up again when it says so."""
     key = server.enroll("h")

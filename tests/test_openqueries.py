@@ -79,7 +79,7 @@ def test_a_node_is_offered_what_a_look_at_every_query_would_find(steps: list[Any
                 known.settle(what.node_id, f"q{more[0]}", 0.0)
         elif kind == "learn":
             # What is known of a node changes: of what is under way the store will have to say it again.
-            tags[what.node_id] = tags[what.node_id] ^ {"eu"}
+            tags[what.node_id] = tags[what.node_id] ^ {"eu"} | {f"new-{number}"}
             under_lease = {each for each in under_lease if each[0] != what.node_id}
             done = {each for each in done if each[0] != what.node_id}
         else:
@@ -178,3 +178,7 @@ def test_those_concerned_are_those_of_some_target(facts: NodeFacts) -> None:
         assert Concerned.by([target, Target(nodes=("nobody",))])(facts) is target.matches(facts)
     assert Concerned.by(TARGETS[1:5])(facts) is any(target.matches(facts) for target in TARGETS[1:5])
     assert Concerned.by([])(facts) is False
+    for target in TARGETS:
+        concerned = Concerned.by([target])
+        if concerned.names is not None and concerned(facts):
+            assert concerned.names & facts.name_keys()
