@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from osqtwist.distributed import Distributed
 from osqtwist.interfaces import IStores, NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.inventory import Inventory
-from osqtwist.liveresults import Emit
+from osqtwist.liveresults import Emit, LiveResults
 from osqtwist.liverules import LiveRules
 from osqtwist.lookagain import LookAgain
 from osqtwist.query import DistributedQuery, NotWaiting, new_query_id
@@ -24,7 +24,6 @@ from osqtwist.targeting import Target
 
 LONGEST = 366 * 86400.0
 """Seconds: how long a query may be open, and how long its results may be kept."""
-_RESULTS_AT_ONCE = 100
 
 
 class BadQuery(ValueError):
@@ -130,7 +129,7 @@ class LiveQueries:
             await self.distributed.issue(query)
             await emit({"type": "waiting", "query_id": query.query_id, "dangers": list(query.dangers)})
             return
-        look = LookAgain(self.clock)
+        look, results = LookAgain(self.clock), LiveResults(self.clock, self.stores)
         forget = self.stores.signals.subscribe(
             "results", lambda payload: look.wake() if payload in ("", query.query_id) else None
         )
@@ -141,14 +140,11 @@ class LiveQueries:
             await emit({"type": "begin", "query_id": query.query_id, "expected": len(expected)})
             answered, cursor = 0, ""
             while True:
-                page = await self.stores.queries.results(query.query_id, cursor, _RESULTS_AT_ONCE)
-                for stored in page:
+                async for stored in results.stored(query.query_id, cursor):
                     cursor = stored.result_id
                     answered += 1
                     expected.pop(stored.result.node_id, None)
                     await emit(result_line(stored.result_id, stored.result))
-                if page:
-                    continue
                 remaining = query.expires_at - self.clock.seconds()
                 if remaining <= 0 or not expected:
                     break

@@ -53,7 +53,7 @@ class LiveResults:
             await self.query(query_id)
             spoke_at = self.clock.seconds()
             while True:
-                async for stored in self._stored(query_id, after):
+                async for stored in self.stored(query_id, after):
                     after = stored.result_id
                     await emit(result_line(stored.result_id, stored.result))
                     spoke_at = self.clock.seconds()
@@ -62,7 +62,7 @@ class LiveResults:
                 now = self.clock.seconds()
                 if query is None or self._is_settled(query, progress, now):
                     # What came between the two looks.
-                    async for stored in self._stored(query_id, after):
+                    async for stored in self.stored(query_id, after):
                         await emit(result_line(stored.result_id, stored.result))
                     state = query.state(now) if query else "deleted"
                     await emit({"type": "end", "state": state, "answered": progress.answered})
@@ -90,7 +90,7 @@ class LiveResults:
             await self._export_csv(query_id, write)
             return
         is_array, count = form == "json", 0
-        async for stored in self._stored(query_id, after):
+        async for stored in self.stored(query_id, after):
             line = msgspec.json.encode(result_line(stored.result_id, stored.result))
             await write((b"[\n" if not count else b",\n") + line if is_array else line + b"\n")
             count += 1
@@ -101,12 +101,12 @@ class LiveResults:
         # Which columns there are is known when all rows were seen; results that come meanwhile are left out.
         columns: list[str] = []
         last = ""
-        async for stored in self._stored(query_id):
+        async for stored in self.stored(query_id):
             columns, last = columns_of([stored.result], columns), stored.result_id
         await write(csv_head(columns).encode())
         if not last:
             return
-        async for stored in self._stored(query_id):
+        async for stored in self.stored(query_id):
             if lines := csv_lines(stored.result, columns):
                 await write(lines.encode())
             if stored.result_id == last:
@@ -139,7 +139,8 @@ class LiveResults:
         over_at = min(query.expires_at, query.cancelled_at or query.expires_at)
         return progress.answered >= progress.offered or now >= over_at + query.lease
 
-    async def _stored(self, query_id: str, after: str = "") -> AsyncIterator[StoredResult]:
+    async def stored(self, query_id: str, after: str = "") -> AsyncIterator[StoredResult]:
+        """The results that are in, those after a certain one: a megabyte or so at a time."""
         count = _FIRST_PAGE
         while page := await self.stores.queries.results(query_id, after, count):
             for stored in page:
