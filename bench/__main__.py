@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from bench import logmemory, logs, others, servers
+from bench import logmemory, logs, others, queries1000, servers
 from bench.servers import Certificates, Measured
 
 ROUTES = ("enroll", "config", "log", "distributed_read")
@@ -186,7 +186,20 @@ def log_memory(folder: Path, arguments: argparse.Namespace) -> Report:
     return Report(logmemory.table(rows), rows, f"{seconds:g} s at {rate:g} lines a second to each server")
 
 
-BENCHMARKS = {"connections": connections, "logs": log_lines, "log-memory": log_memory}
+def many_queries(folder: Path, arguments: argparse.Namespace) -> Report:
+    """A thousand open queries."""
+    quick = arguments.quick
+    count, rounds = arguments.count or (100 if quick else 400), arguments.rounds or (1 if quick else 5)
+    found = queries1000.measure(count, rounds, 2_000 if quick else 10_000)
+    return Report(queries1000.table(found), found, f"{count} reads a measurement, median of {rounds}")
+
+
+BENCHMARKS = {
+    "connections": connections,
+    "logs": log_lines,
+    "log-memory": log_memory,
+    "queries1000": many_queries,
+}
 
 
 def main() -> None:

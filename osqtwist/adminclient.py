@@ -14,10 +14,10 @@ from OpenSSL import SSL
 from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectionLost
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS, trustRootFromCertificates
-from twisted.web.client import URI, Agent, ResponseNeverReceived
+from twisted.web.client import URI, Agent, ResponseFailed, ResponseNeverReceived
 from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
@@ -132,14 +132,20 @@ class AdminClient:
         """
         response = await self._ask(method, path, query, body)
         lines = _Lines(on_line)
-        await treq.collect(response, lines.feed)
+        await self._collect(response, lines.feed)
         lines.finish()
 
-    async def save(self, target: Callable[[bytes], None], *path: str) -> Any:
+    async def save(self, target: Callable[[bytes], Any], *path: str, **query: str | int) -> Any:
         """Hand the bytes of an answer on as they come; answers with its headers."""
-        response = await self._ask("GET", path, {}, None)
-        await treq.collect(response, target)
+        response = await self._ask("GET", path, query, None)
+        await self._collect(response, target)
         return response.headers
+
+    async def _collect(self, response: Any, target: Callable[[bytes], Any]) -> None:
+        try:
+            await treq.collect(response, target)
+        except (ResponseFailed, ConnectionLost) as problem:
+            raise AdminUnreachable(f"osqtwist on {self._door} broke off in the middle of its answer") from problem
 
     async def _ask(self, method: str, path: tuple[str, ...], query: dict[str, str | int], body: Any) -> Any:
         url = (self._door.server or "http://admin") + "/" + "/".join(quote(part, safe="") for part in path)

@@ -95,6 +95,11 @@ class NodeConfiguration:
         self._eased = dict(options)
         self._rendered.clear()
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers there are, in order."""
+        return self._layers
+
     def layer_names(self) -> list[str]:
         """The layers there are, in order."""
         return [layer.name for layer in self._layers]

@@ -2,35 +2,35 @@
 Distributed queries for nodes: reads that are held until there is work, and the results that come back.
 
 The store is the truth.  This process keeps the open queries in memory, and for each node what the store last said
-of them, so that a read with nothing to do costs no store call.  A ``queries`` signal makes it look again.
+of them, so that a read with nothing to do costs no store call.  A ``queries`` signal tells of one that was added,
+approved or called off.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from osqtwist.interfaces import IQueryStore, ISignals, StoreFull, StoreUnavailable
 from osqtwist.metrics import Metrics
+from osqtwist.offers import Offers
 from osqtwist.parking import ParkedReads
 from osqtwist.query import DistributedQuery, Offer, QueryResult, Taken
 from osqtwist.targeting import NodeFacts
 
 MAX_HOLD = 12.0
 """osquery gives up 16 s after it began to connect (tls.cpp) and its watcher kills at 11 s of a blocked stop."""
-REFRESH_INTERVAL = 5.0
-"""Seconds between two looks at the open queries, in case a signal was lost."""
 MAX_QUERIES_AT_ONCE = 20
 """All results of one read come in one body, which must arrive within osquery's 16 s."""
+_ASKED_FOR_AT_ONCE = 100
+"""Queries that the store is asked for in one call; where nothing is known of a node, most may be settled long ago."""
 
 # A query for all nodes must not fill the way to the store for everything else.
 _MOST_TAKING = 256
@@ -44,13 +44,6 @@ some four seconds of work, of the 16 that osquery waits.  The kernel's queue (``
 _OUT_FOR = 2.0
 """Seconds after which a node that has not come back takes its time, and others theirs: they will not come at once."""
 _T = TypeVar("_T")
-
-
-@attrs.define
-class _OpenQuery:
-    query: DistributedQuery
-    # For each node, the moment before which the store need not be asked again.
-    settled_until: dict[str, float] = attrs.field(factory=dict)
 
 
 class Distributed(Service):
@@ -80,9 +73,7 @@ class Distributed(Service):
         self._parked = parked
         self._metrics = metrics
         self._burst = burst
-        self._open: dict[str, _OpenQuery] = {}
-        self._loop: LoopingCall | None = None
-        self._unsubscribe: Callable[[], None] | None = None
+        self._offers = Offers(clock, queries, signals, parked, metrics, self._is_busy)
         self._is_closing = False
         self._taking = 0
         self._out: deque[float] = deque()
@@ -91,19 +82,13 @@ class Distributed(Service):
         """Begin to follow the open queries."""
         super().startService()
         self._is_closing = False
-        self._unsubscribe = self._signals.subscribe("queries", lambda _: self._look_again())
-        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self.refresh()))
-        self._loop.clock = self._clock
-        self._loop.start(REFRESH_INTERVAL, now=True)
+        self._offers.start()
 
     def stopService(self) -> None:
         """Answer every held read with nothing to do, and stop.  Reads that come later are not held."""
         super().stopService()
         self._is_closing = True
-        if self._unsubscribe:
-            self._unsubscribe()
-        if self._loop and self._loop.running:
-            self._loop.stop()
+        self._offers.stop()
         self._parked.wake(lambda _: True)
 
     def end_reads_of(self, node_id: str) -> None:
@@ -149,13 +134,23 @@ class Distributed(Service):
         new = set(await self._queries.add_results(results))
         for result in results:
             self._metrics.query_results.labels(new="yes" if result.query_id in new else "no").inc()
-            if result.query_id in self._open:
-                self._open[result.query_id].settled_until[result.node_id] = math.inf
+            self._offers.open.settle(result.node_id, result.query_id, math.inf)
 
     async def issue(self, query: DistributedQuery) -> None:
-        """Ask nodes something; fires when the store has it and the reads parked here are awake."""
+        """
+        Ask nodes something; fires when the store has it and the reads parked here are awake.
+
+        A query that opens later, or waits for approval, is stored and wakes nobody yet.
+        """
         await self._queries.add(query)
         await self._announce(query.query_id)
+
+    async def approve(self, approved: DistributedQuery) -> bool:
+        """Put a query that waits for approval into its approved form; false if it does not wait any more."""
+        is_done = await self._queries.approve(approved)
+        if is_done:
+            await self._announce(approved.query_id)
+        return is_done
 
     async def cancel(self, query_id: str) -> bool:
         """Ask no more nodes; false if there is no such query."""
@@ -164,56 +159,33 @@ class Distributed(Service):
             await self._announce(query_id)
         return is_known
 
-    async def refresh(self) -> None:
-        """Look at the open queries and wake the parked reads that a new one concerns."""
-        try:
-            current = await self._queries.open_queries(self._clock.seconds())
-        except (StoreUnavailable, StoreFull):
-            return
-        known = self._open
-        self._open = {query.query_id: known.get(query.query_id) or _OpenQuery(query) for query in current}
-        self._metrics.open_queries.set(len(current))
-        new = [query.target for query in current if query.query_id not in known]
-        if new:
-            self._parked.wake(lambda facts: any(target.matches(facts) for target in new), self._is_busy)
-
     async def _announce(self, query_id: str) -> None:
         try:
             await self._signals.publish("queries", query_id)
         except (StoreUnavailable, StoreFull):
             self._log.warn("query {query} is stored, but other processes learn of it late", query=query_id)
-        await self.refresh()
-
-    def _look_again(self) -> None:
-        Deferred.fromCoroutine(self.refresh()).addErrback(
-            lambda failure: self._log.failure("the open queries could not be read", failure)
-        )
-
-    def _candidates(self, facts: NodeFacts, now: float) -> Iterable[DistributedQuery]:
-        for entry in self._open.values():
-            if (
-                entry.settled_until.get(facts.node_id, 0.0) <= now
-                and entry.query.is_open(now)
-                and entry.query.target.matches(facts)
-            ):
-                yield entry.query
+        await self._offers.look_at(query_id)
 
     async def _take_some(self, facts: NodeFacts) -> Sequence[DistributedQuery]:
-        now = self._clock.seconds()
-        candidates = list(self._candidates(facts, now))
-        together = [query for query in candidates if not query.discovery][:MAX_QUERIES_AT_ONCE]
-        alone = [[query] for query in candidates if query.discovery]
-        for group in [together, *alone] if together else alone:
-            taken = await self._take(facts.node_id, [query.query_id for query in group], now)
+        while True:
+            now = self._clock.seconds()
+            candidates = self._offers.open.for_node(facts, now, _ASKED_FOR_AT_ONCE)
+            if not candidates:
+                return ()
+            together = [query for query in candidates if not query.discovery]
+            group, most = (together, MAX_QUERIES_AT_ONCE) if together else (candidates, 1)
+            taken = await self._take(facts.node_id, [query.query_id for query in group], now, most)
+            if taken is None:
+                return ()
             work = [query for query in group if query.query_id in taken]
             if work:
                 self._out.append(now)
                 self._metrics.queries_offered.inc(len(work))
                 return work
-        return ()
 
-    async def _take(self, node_id: str, query_ids: Sequence[str], now: float) -> set[str]:
-        asked = Deferred.fromCoroutine(self._queries.take(node_id, query_ids, now))
+    async def _take(self, node_id: str, query_ids: Sequence[str], now: float, most: int) -> set[str] | None:
+        """Which of these queries the node holds now under a lease; nothing if the store does not say."""
+        asked = Deferred.fromCoroutine(self._queries.take(node_id, query_ids, now, most))
         self._taking += 1
         asked.addBoth(self._has_taken)
         answer: Deferred[dict[str, Taken]] = Deferred()
@@ -226,11 +198,11 @@ class Distributed(Service):
             raise
         except (StoreUnavailable, StoreFull) as problem:
             self._metrics.store_failures.labels(kind=type(problem).__name__).inc()
-            return set()
+            return None
         for query_id, taken in outcomes.items():
-            if query_id in self._open:
+            if taken.offer is not Offer.LEFT:
                 settled = taken.lease_ends_at if taken.offer in (Offer.TAKEN, Offer.LEASED) else math.inf
-                self._open[query_id].settled_until[node_id] = settled
+                self._offers.open.settle(node_id, query_id, settled)
         return {query_id for query_id, taken in outcomes.items() if taken.offer is Offer.TAKEN}
 
     def _is_busy(self) -> bool:
@@ -249,5 +221,4 @@ class Distributed(Service):
         except (StoreUnavailable, StoreFull):
             return  # The lease ends by itself.
         for query_id in query_ids:
-            if query_id in self._open:
-                self._open[query_id].settled_until.pop(node_id, None)
+            self._offers.open.settle(node_id, query_id, 0.0)

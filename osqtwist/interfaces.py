@@ -18,6 +18,7 @@ from osqtwist.carve import CarveSession
 from osqtwist.clone import Clone
 from osqtwist.node import FormerNode, Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, QueryProgress, QueryResult, Taken
+from osqtwist.querycost import ResultCost
 
 
 class StoreUnavailable(Exception):
@@ -129,20 +130,32 @@ class IQueryStore(Interface):
     async def get(query_id: str) -> DistributedQuery | None:
         """The query with this id, open or not."""
 
-    async def open_queries(now: float) -> list[DistributedQuery]:
-        """Every query that nodes are still offered, oldest first."""
+    async def get_many(query_ids: Sequence[str]) -> dict[str, DistributedQuery]:
+        """The queries with these ids; ids that are unknown are left out."""
+
+    async def open_ids(now: float) -> list[str]:
+        """The ids of the queries that nodes are offered now or will be, without anybody's approval."""
 
     async def recent(count: int) -> list[DistributedQuery]:
         """The newest queries, open or not, newest first."""
 
+    async def approve(approved: DistributedQuery) -> bool:
+        """
+        Put a query that waits for approval into its approved form.
+
+        False if it does not wait: it is unknown, cancelled, or somebody else was faster.
+        """
+
     async def cancel(query_id: str, now: float) -> bool:
         """Offer a query to nobody any more; false if it is unknown.  Results of nodes that took it still count."""
 
-    async def take(node_id: str, query_ids: Sequence[str], now: float) -> dict[str, Taken]:
+    async def take(node_id: str, query_ids: Sequence[str], now: float, most: int) -> dict[str, Taken]:
         """
         Give queries to a node under a lease, atomically for each; the answer has an entry for each id.
 
         A query whose lease ran out is given again, with one attempt more, until its attempts are used up.
+
+        :param most: so many are given, in their order; those behind are left.
         """
 
     async def release(node_id: str, query_ids: Sequence[str]) -> None:
@@ -157,12 +170,16 @@ class IQueryStore(Interface):
         Keep a node's results; all are of one node.  Answers with the ids of the queries whose result is new.
 
         A second result of the same node to the same query, and a result to a query that the node never took or
-        that is unknown, is left out and no error.  Rows past the query's size limit are dropped, the result kept
-        with ``rows_dropped``.  The Deferred fires when the results would survive a restart of this process.
+        that is unknown, is left out and no error.  Rows past the query's limits are dropped, the result kept with
+        ``rows_dropped``.  ``elapsed`` is set from the newest lease.  The Deferred fires when the results would survive
+        a restart of this process.
         """
 
     async def results(query_id: str, after: str, count: int) -> list[StoredResult]:
         """Results in the order of arrival, those after the id ``after`` (empty: from the first)."""
+
+    async def costs(query_id: str) -> list[ResultCost]:
+        """What each result cost, without its rows."""
 
     async def progress(query_id: str) -> QueryProgress:
         """How far a query has come; all zero if it is unknown."""
@@ -219,10 +236,10 @@ class ISignals(Interface):
     """
     Wake-ups between processes.  A signal says "look again" and may be lost; the store is the truth.
 
-    Topics in use: ``queries`` (a query was added or cancelled), ``results`` (payload: query id), ``nodes``
-    (payload: node id; its record or a revocation changed), ``clones`` (what is kept of them changed), ``logs`` (a
-    batch was appended), ``sinks`` (payload: sink; it was paused, resumed, rewound or forgotten), ``ease`` (the level of
-    load changed).
+    Topics in use: ``queries`` (payload: query id; it was added, approved or cancelled), ``results`` (payload: query
+    id), ``nodes`` (payload: node id; its record or a revocation changed), ``clones`` (what is kept of them changed),
+    ``logs`` (a batch was appended), ``sinks`` (payload: sink; it was paused, resumed, rewound or forgotten), ``ease``
+    (the level of load changed).
     """
 
     async def publish(topic: str, payload: str = "") -> None:

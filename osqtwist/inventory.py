@@ -84,6 +84,8 @@ class Inventory:
         """One page of figures."""
         now = self.clock.seconds()
         size = await self.stores.logs.size()
+        queries = await self.stores.queries.get_many(await self.stores.queries.open_ids(now))
+        open_queries = sum(query.is_open(now) for query in queries.values())
         return {
             "version": __version__,
             "uptime_seconds": round(now - self.started_at, 1),
@@ -92,7 +94,8 @@ class Inventory:
             "nodes_revoked": sum(not each.keys_before for each in await self.stores.nodes.revocations()),
             "node_clones": self.clones.count(),
             "parked_reads": int(self.figures.value("osqtwist_parked_reads")),
-            "open_queries": len(await self.stores.queries.open_queries(now)),
+            "open_queries": open_queries,
+            "scheduled_queries": len(queries) - open_queries,
             "log_buffer": {
                 "batches": size.batches,
                 "bytes": size.bytes,

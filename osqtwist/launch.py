@@ -135,7 +135,9 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
         return flagfile(f"localhost:{ports[0].number}", node_files(development, secret_path), settings.route_prefix)
 
     crew = front if isinstance(front, Workers) else None
-    admin = admin_api(reactor, node_side.stores, node_side.parts, sinks, summed, settings.operators, flags, crew)
+    admin = admin_api(
+        reactor, node_side.stores, node_side.parts, sinks, summed, settings.operators, flags, crew, settings.live
+    )
     return Server(
         reactor=reactor,
         front=front,

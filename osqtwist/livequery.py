@@ -1,8 +1,7 @@
-"""Distributed queries for people: asked, followed, looked up afterwards."""
+"""Distributed queries for people: asked, approved, called off, looked up afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -13,18 +12,59 @@ from twisted.internet.interfaces import IReactorTime
 from osqtwist.distributed import Distributed
 from osqtwist.interfaces import IStores, NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.inventory import Inventory
+from osqtwist.liveresults import Emit, LiveResults
+from osqtwist.liverules import LiveRules
 from osqtwist.lookagain import LookAgain
-from osqtwist.query import DistributedQuery, QueryResult, new_query_id
+from osqtwist.query import DistributedQuery, NotWaiting, new_query_id
+from osqtwist.querycheck import made_names
+from osqtwist.querycost import summary
+from osqtwist.resultexport import result_line
 from osqtwist.sqlcheck import check_sql
 from osqtwist.targeting import Target
 
-_RESULTS_AT_ONCE = 100
-
-Emit = Callable[[dict[str, Any]], None]
+LONGEST = 366 * 86400.0
+"""Seconds: how long a query may be open, and how long its results may be kept."""
 
 
 class BadQuery(ValueError):
-    """No node could run this SQL; says where and why."""
+    """No node could run this SQL, or nobody would be asked; says where and why."""
+
+
+@attrs.frozen
+class Question:
+    """
+    What somebody wants to know.
+
+    :ivar lasts: seconds for which nodes are asked.
+    :ivar opens_at: Unix time from which on they are asked; 0 is now.
+    :ivar until: Unix time until which they are asked, in the place of :attr:`lasts`.
+    :ivar keep: seconds after the end of the query at which its results are deleted; 0 is what the rules say.
+    """
+
+    sql: str
+    target: Target = Target()
+    discovery: str = ""
+    lasts: float = 60.0
+    opens_at: float = 0.0
+    until: float = 0.0
+    keep: float = 0.0
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All SQL in it."""
+        return tuple(filter(None, (self.sql, self.discovery)))
+
+
+@attrs.frozen
+class Asker:
+    """
+    Who asks, as proven.
+
+    :ivar is_admin: whether that is somebody who may do everything.
+    """
+
+    name: str
+    is_admin: bool = False
 
 
 def refuse_bad_sql(target: Target, *texts: str) -> None:
@@ -41,85 +81,144 @@ def refuse_bad_sql(target: Target, *texts: str) -> None:
 
 @attrs.frozen
 class LiveQueries:
-    """Asks nodes, and hands on what they answer."""
+    """Asks nodes."""
 
     clock: IReactorTime
     stores: IStores
     distributed: Distributed
     inventory: Inventory
+    rules: LiveRules = LiveRules()
 
     async def queries(self, count: int) -> list[dict[str, Any]]:
         """The newest queries, each with how far it has come."""
         return [await self._query_row(query) for query in await self.stores.queries.recent(count)]
 
     async def query(self, query_id: str) -> dict[str, Any]:
-        """One query and how far it has come."""
-        query = await self.stores.queries.get(query_id)
-        if query is None:
-            raise NoSuchThing(f"there is no query {query_id!r}")
-        return await self._query_row(query)
+        """
+        One query, how far it has come, and what it cost.
 
-    async def issue(
-        self, sql: str, target: Target, expires_in: float, *, discovery: str = "", created_by: str = ""
-    ) -> dict[str, Any]:
-        """Ask nodes something."""
-        query = self.new_query(sql, target, expires_in, discovery, created_by)
+        :raise NoSuchThing: there is no such query.
+        """
+        row = await self._query_row(await self._found(query_id))
+        return row | {"cost": summary(await self.stores.queries.costs(query_id))}
+
+    async def issue(self, question: Question, asker: Asker) -> dict[str, Any]:
+        """
+        Ask nodes something; they are asked when it opens, and when somebody has approved of it if it needs that.
+
+        :raise BadQuery: it would be over before it opens.
+        """
+        query = self.new_query(question, asker)
         await self.distributed.issue(query)
         return await self._query_row(query)
 
-    async def run(
-        self, sql: str, target: Target, expires_in: float, emit: Emit, *, discovery: str = "", created_by: str = ""
-    ) -> None:
+    async def run(self, question: Question, asker: Asker, emit: Emit) -> None:
         """
         Ask nodes something and hand on what they answer, until all that are online did, or time is up.
 
         Emits ``begin`` with the number of nodes expected, ``result`` for each answer, ``end`` with those that
-        were silent.  Cancelling it calls the query off.
+        were silent.  Cancelling it calls the query off.  If the query needs approval, it emits ``waiting`` alone, and
+        the query stays.
+
+        :raise BadQuery: it opens later.
         """
-        query = self.new_query(sql, target, expires_in, discovery, created_by)
-        look = LookAgain(self.clock)
+        query = self.new_query(question, asker)
+        if query.state(self.clock.seconds()) == "scheduled":
+            raise BadQuery("a query that opens later cannot be run and waited for; issue it")
+        if query.is_waiting:
+            await self.distributed.issue(query)
+            await emit({"type": "waiting", "query_id": query.query_id, "dangers": list(query.dangers)})
+            return
+        look, results = LookAgain(self.clock), LiveResults(self.clock, self.stores)
         forget = self.stores.signals.subscribe(
             "results", lambda payload: look.wake() if payload in ("", query.query_id) else None
         )
         is_over = False
         try:
-            expected = await self.inventory.online_names(target)
+            expected = await self.inventory.online_names(question.target)
             await self.distributed.issue(query)
-            emit({"type": "begin", "query_id": query.query_id, "expected": len(expected)})
+            await emit({"type": "begin", "query_id": query.query_id, "expected": len(expected)})
             answered, cursor = 0, ""
             while True:
-                page = await self.stores.queries.results(query.query_id, cursor, _RESULTS_AT_ONCE)
-                for stored in page:
+                async for stored in results.stored(query.query_id, cursor):
                     cursor = stored.result_id
                     answered += 1
                     expected.pop(stored.result.node_id, None)
-                    emit(_result_row(stored.result))
-                if page:
-                    continue
+                    await emit(result_line(stored.result_id, stored.result))
                 remaining = query.expires_at - self.clock.seconds()
                 if remaining <= 0 or not expected:
                     break
                 await look.wait(min(remaining, 2.0))
-            emit({"type": "end", "answered": answered, "silent": sorted(expected.values())})
+            await emit({"type": "end", "answered": answered, "silent": sorted(expected.values())})
             is_over = True
         finally:
             forget()
             if not is_over:
                 Deferred.fromCoroutine(self._call_off(query.query_id))
 
-    async def results(self, query_id: str, emit: Emit) -> None:
-        """Hand on the results that are in."""
-        cursor = ""
-        while page := await self.stores.queries.results(query_id, cursor, _RESULTS_AT_ONCE):
-            for stored in page:
-                cursor = stored.result_id
-                emit(_result_row(stored.result))
+    async def approve(self, query_id: str, asker: Asker) -> dict[str, Any]:
+        """
+        Let a query that waits go to nodes.
+
+        :raise NoSuchThing: there is no such query.
+        :raise NotWaiting: it needs no approval, or not any more.
+        :raise OwnQuery: who approves of it has issued it.
+        """
+        approved = (await self._found(query_id)).approved(asker.name, self.clock.seconds())
+        if not await self.distributed.approve(approved):
+            raise NotWaiting(f"the query {query_id} does not wait for approval any more")
+        return await self.query(query_id)
 
     async def cancel(self, query_id: str) -> dict[str, Any]:
-        """Ask no more nodes."""
+        """
+        Ask no more nodes.
+
+        :raise NoSuchThing: there is no such query.
+        """
         if not await self.distributed.cancel(query_id):
             raise NoSuchThing(f"there is no query {query_id!r}")
         return await self.query(query_id)
+
+    def new_query(self, question: Question, asker: Asker) -> DistributedQuery:
+        """
+        A query that nobody knows of yet.
+
+        :raise BadQuery: it would be over before it opens.
+        """
+        now = self.clock.seconds()
+        made, views = made_names(self.inventory.configuration.layers)
+        dangers = self.rules.dangers_of(question.texts, extra_tables=made, views=views)
+        is_waiting = bool(dangers) and (self.rules.admins_need_approval or not asker.is_admin)
+        opens_at = max(now, question.opens_at)
+        # Time passes while it waits: what was said to last so long does so from the approval on.
+        lasts = self.rules.approval_hours * 3600 if is_waiting else question.lasts
+        ends_at = question.until or opens_at + lasts
+        if ends_at <= opens_at:
+            raise BadQuery("it would be over before it opens")
+        if max(opens_at, ends_at) > now + 2 * LONGEST:
+            raise BadQuery("it ends more than two years from now")
+        return DistributedQuery(
+            query_id=new_query_id(now),
+            sql=question.sql,
+            target=question.target,
+            created_at=now,
+            opens_at=question.opens_at,
+            expires_at=ends_at,
+            lasts=0.0 if question.until else question.lasts,
+            discovery=question.discovery,
+            created_by=asker.name,
+            max_results_bytes=int(self.rules.max_results_mib * 2**20),
+            max_results_rows=self.rules.max_results_rows,
+            keep=question.keep or self.rules.keep_days * 86400,
+            dangers=dangers,
+            is_waiting=is_waiting,
+        )
+
+    async def _found(self, query_id: str) -> DistributedQuery:
+        query: DistributedQuery | None = await self.stores.queries.get(query_id)
+        if query is None:
+            raise NoSuchThing(f"there is no query {query_id!r}")
+        return query
 
     async def _call_off(self, query_id: str) -> None:
         try:
@@ -127,50 +226,25 @@ class LiveQueries:
         except (StoreUnavailable, StoreFull):
             return  # It expires by itself.
 
-    def new_query(
-        self, sql: str, target: Target, expires_in: float, discovery: str, created_by: str
-    ) -> DistributedQuery:
-        """A query that nobody knows of yet."""
-        now = self.clock.seconds()
-        return DistributedQuery(
-            query_id=new_query_id(now),
-            sql=sql,
-            target=target,
-            created_at=now,
-            expires_at=now + expires_in,
-            discovery=discovery,
-            created_by=created_by,
-        )
-
     async def _query_row(self, query: DistributedQuery) -> dict[str, Any]:
         progress = await self.stores.queries.progress(query.query_id)
-        now = self.clock.seconds()
-        state = "cancelled" if query.cancelled_at else "open" if query.is_open(now) else "expired"
         return {
             "query_id": query.query_id,
             "sql": query.sql,
             "discovery": query.discovery,
             "target": msgspec.to_builtins(query.target),
             "created_at": query.created_at,
-            "expires_at": query.expires_at,
             "created_by": query.created_by,
-            "state": state,
+            "opens_at": query.opens_at or query.created_at,
+            "expires_at": query.expires_at,
+            "kept_until": query.expires_at + query.keep,
+            "state": query.state(self.clock.seconds()),
+            "dangers": list(query.dangers),
+            "approved_by": query.approved_by,
+            "approved_at": query.approved_at or None,
             "offered": progress.offered,
             "answered": progress.answered,
             "failed": progress.failed,
             "results_bytes": progress.results_bytes,
+            "results_rows": progress.results_rows,
         }
-
-
-def _result_row(result: QueryResult) -> dict[str, Any]:
-    return {
-        "type": "result",
-        "node": result.node_id,
-        "name": result.node_name,
-        "received_at": result.received_at,
-        "status": result.status,
-        "message": result.message,
-        "rows": result.rows,
-        "stats": result.stats,
-        "rows_dropped": result.rows_dropped,
-    }

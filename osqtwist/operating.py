@@ -19,6 +19,8 @@ from osqtwist.figures import SummedFigures
 from osqtwist.interfaces import IStores
 from osqtwist.inventory import Inventory
 from osqtwist.livequery import LiveQueries
+from osqtwist.liveresults import LiveResults
+from osqtwist.liverules import LiveRules
 from osqtwist.logview import LogView
 from osqtwist.metrics import Metrics
 from osqtwist.nodechanges import NodeChanges
@@ -35,6 +37,7 @@ from osqtwist.web.carves import CarveOperations
 from osqtwist.web.gate import OperatorGate
 from osqtwist.web.inventory import NodeOperations
 from osqtwist.web.livequeries import QueryOperations
+from osqtwist.web.liveresults import ResultOperations
 from osqtwist.web.logs import LogOperations
 from osqtwist.web.operations import Operation
 from osqtwist.web.repeats import Repeats
@@ -59,6 +62,7 @@ def admin_api(
     rules: OperatorRules,
     flags: Callable[[], str],
     crew: WorkerCrew | None = None,
+    live_rules: LiveRules = LiveRules(),
 ) -> AdminAPI:
     """
     The operators' API on top of what serves nodes.
@@ -67,6 +71,7 @@ def admin_api(
     :param rules: who may do what.
     :param flags: writes a flagfile for nodes.
     :param crew: the worker processes, if there are any.
+    :param live_rules: for distributed queries.
     """
     api, trail = parts.api, AuditTrail(reactor, stores)
     inventory = Inventory(reactor, stores, api.directory, api.configuration, api.clones, figures, api.metrics)
@@ -75,7 +80,8 @@ def admin_api(
     groups = (
         ServiceOperations(inventory, sinks, figures, flags),
         NodeOperations(inventory, NodeChanges(reactor, stores.nodes, inventory)),
-        QueryOperations(LiveQueries(reactor, stores, api.distributed, inventory)),
+        QueryOperations(LiveQueries(reactor, stores, api.distributed, inventory, live_rules)),
+        ResultOperations(LiveResults(reactor, stores)),
         LogOperations(LogView(reactor, stores)),
         SinkOperations(sinks),
         WorkerOperations(crew),

@@ -9,7 +9,7 @@ Rule 2: whoever parks a read removes it, on every way out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -81,33 +81,54 @@ class ParkedReads:
     clock: IReactorTime
     on_count: Callable[[int], object] = lambda count: None
     _reads: dict[ParkedRead, None] = attrs.field(factory=dict, init=False)
+    _named: dict[str, tuple[ParkedRead, ...]] = attrs.field(factory=dict, init=False)
 
     def park(self, facts: NodeFacts) -> ParkedRead:
         """Park a read; the caller removes it."""
         read = ParkedRead(facts, self.clock)
         self._reads[read] = None
+        for key in facts.name_keys():
+            self._named[key] = (*self._named.get(key, ()), read)
         self.on_count(len(self._reads))
         return read
 
     def remove(self, read: ParkedRead) -> None:
         """Forget a read.  It is this read that goes, not whatever else its node has parked."""
-        self._reads.pop(read, None)
+        if read in self._reads:
+            del self._reads[read]
+            for key in read.facts.name_keys():
+                left = tuple(each for each in self._named[key] if each is not read)
+                if left:
+                    self._named[key] = left
+                else:
+                    del self._named[key]
         self.on_count(len(self._reads))
 
-    def wake(self, concerns: Callable[[NodeFacts], bool], is_busy: Callable[[], bool] = lambda: False) -> None:
+    def wake(
+        self,
+        concerns: Callable[[NodeFacts], bool],
+        is_busy: Callable[[], bool] = lambda: False,
+        names: Iterable[str] | None = None,
+    ) -> None:
         """
         Wake every read whose node is concerned.
 
         The first few at once, the others a few at a time, so that other requests get their turn in between.
 
         :param is_busy: while true, all but the first few have to wait.
+        :param names: look only at reads under these keys, of :meth:`NodeFacts.name_keys`.
         """
-        self._wake_some(iter(list(self._reads)), concerns, is_busy, 0)
+        if names is None:
+            reads = list(self._reads)
+        else:
+            reads = list(dict.fromkeys(read for name in names for read in self._named.get(name, ())))
+        self._wake_some(iter(reads), concerns, is_busy, 0)
 
     def wake_node(self, node_id: str) -> None:
         """Wake a node's reads, now."""
-        for read in [read for read in self._reads if read.facts.node_id == node_id]:
-            read.wake()
+        for read in self._named.get(node_id.lower(), ()):
+            if read.facts.node_id == node_id:
+                read.wake()
 
     def _wake_some(
         self,

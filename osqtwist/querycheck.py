@@ -16,6 +16,17 @@ def check_queries(layers: Sequence[Layer]) -> list[Problem]:
 
     Takes about half a millisecond a query.
     """
+    made, views = made_names(layers)
+    return [
+        Problem(layer.name, where, str(problem), problem.severity)
+        for layer in layers
+        for where, sql, platforms in _queries(layer)
+        for problem in check_sql(sql, platforms, extra_tables=made, views=views, lenient=True).problems
+    ]
+
+
+def made_names(layers: Sequence[Layer]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """What queries may read besides osquery's tables: tables that layers make, to their columns, and views."""
     made = {
         name: [*table.get("columns", ()), "path"]
         for layer in layers
@@ -28,12 +39,7 @@ def check_queries(layers: Sequence[Layer]) -> list[Problem]:
         for name, sql in _object(layer.body, "views").items()
         if isinstance(sql, str) and sql
     }
-    return [
-        Problem(layer.name, where, str(problem), problem.severity)
-        for layer in layers
-        for where, sql, platforms in _queries(layer)
-        for problem in check_sql(sql, platforms, extra_tables=made, views=views, lenient=True).problems
-    ]
+    return made, views
 
 
 def _queries(layer: Layer) -> Iterator[tuple[str, str, list[str]]]:

@@ -20,6 +20,7 @@ from osqtwist.access import OperatorRules
 from osqtwist.distributed import MAX_HOLD, QUERY_BURST
 from osqtwist.ease import EaseRule
 from osqtwist.identity import IdentityRule, TagRule
+from osqtwist.liverules import LiveRules
 from osqtwist.loginterfaces import Budgets
 from osqtwist.storage.redis_durability import DurabilityLevel
 from osqtwist.web.site import Deadlines
@@ -79,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     identity: tuple[IdentityRule, ...] = (IdentityRule(),)
     certificate_tags: tuple[TagRule, ...] = ()
     deadlines: Deadlines = Deadlines()
+    live: LiveRules = LiveRules()
     sink: dict[str, dict[str, Any]] = {}
     operators: OperatorRules = OperatorRules()
     easing: EaseRule = EaseRule()

@@ -19,6 +19,7 @@ import msgspec
 from osqtwist.expression import BadExpression, Expression, Vocabulary, parse
 
 _SHARES = 10_000
+_WILD = re.compile(r"[*?\[]")
 
 VOCABULARY = Vocabulary(frozenset({"id", "name", "cn", "host", "tag", "platform", "version", "issuer", "proof"}))
 """What an expression may ask of a node; see :meth:`NodeFacts.values`."""
@@ -55,6 +56,23 @@ class NodeFacts:
     def with_firm_tags(self) -> NodeFacts:
         """The same with no other tags."""
         return self if self.tags == self.firm_tags else attrs.evolve(self, tags=self.firm_tags)
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """What :attr:`Target.nodes` looks at."""
+        return self.node_id, self.name, self.host_identifier
+
+    def name_keys(self) -> set[str]:
+        """
+        What to find the node under, for :attr:`Target.plain_names`: its names in lower case.
+
+        Beyond ASCII there are letters that are the same to a pattern, but not in lower case; a node with such a name is
+        found under the empty text too, and has to be looked at whatever names are sought.
+        """
+        keys = {name.lower() for name in self.names if name}
+        if not all(name.isascii() for name in keys):
+            keys.add("")
+        return keys
 
     def values(self, key: str) -> Iterable[str]:
         """The values of a key of :data:`VOCABULARY`."""
@@ -117,6 +135,12 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         return self.percent >= 100 or share_of(facts.node_id, self.salt) < self.percent
 
     @property
+    def plain_names(self) -> frozenset[str]:
+        """Names in lower case, of which a node of the target has one; nothing if that cannot be said."""
+        plain = self.nodes and all(name.isascii() and not _WILD.search(name) for name in self.nodes)
+        return frozenset(name.lower() for name in self.nodes) if plain else frozenset()
+
+    @property
     def is_everything(self) -> bool:
         """Whether the target leaves nobody out."""
         return not (self.nodes or self.tags or self.platforms or self.where) and self.percent >= 100
@@ -129,8 +153,7 @@ def share_of(node_id: str, salt: str) -> float:
 
 
 def _names_match(patterns: tuple[str, ...], facts: NodeFacts) -> bool:
-    names = (facts.node_id, facts.name, facts.host_identifier)
-    return any(name and _compiled(pattern).match(name) for pattern in patterns for name in names)
+    return any(name and _compiled(pattern).match(name) for pattern in patterns for name in facts.names)
 
 
 @functools.lru_cache(maxsize=1024)

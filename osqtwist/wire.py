@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ DONE = b"{}"
 
 _MAX_TABLE_COLUMNS = 64
 _MAX_DETAIL_LENGTH = 1024
+_MAX_STATS = 16
 _HOST_DETAIL_TABLES = ("os_version", "osquery_info", "system_info", "platform_info")
 _LOG_TYPES = ("result", "status")
 
@@ -110,6 +112,7 @@ _decoders: dict[type, msgspec.json.Decoder[Any]] = {
 }
 _object_decoder = msgspec.json.Decoder(dict[str, Any])
 _any_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+_rows_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def parse(kind: type[_T], body: bytes) -> _T:
@@ -228,19 +231,26 @@ def _digest(request: LogRequest, lines: int) -> str:
 
 def rows_of(request: WriteRequest, query_id: str) -> msgspec.Raw:
     """The rows a node sent for a query: a JSON array, empty where it sent none or, as old clients do, a string."""
-    raw = request.queries.get(query_id)
-    if raw is None or not bytes(raw).startswith(b"["):
+    raw = bytes(request.queries.get(query_id, b""))
+    if not raw.startswith(b"["):
         return msgspec.Raw(b"[]")
-    return raw.copy()
+    # Rows are handed on as they are, a result a line.  In a string of JSON there are no line ends, so these are blanks.
+    return msgspec.Raw(raw.replace(b"\n", b" ").replace(b"\r", b" "))
+
+
+def count_rows(rows: msgspec.Raw) -> int:
+    """How many rows there are in what :func:`rows_of` gives."""
+    return len(_rows_decoder.decode(rows))
 
 
 def stats_of(request: WriteRequest, query_id: str) -> dict[str, int | float]:
-    """What a query cost the node; only numbers are kept."""
-    return {
+    """What a query cost the node; only numbers are kept, up to what a float can hold, and only so many."""
+    found = {
         name: value
         for name, value in request.stats.get(query_id, {}).items()
-        if isinstance(value, int | float) and len(name) <= 64
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63 and len(name) <= 64
     }
+    return dict(itertools.islice(found.items(), _MAX_STATS))
 
 
 def enrolled(node_key: str) -> bytes:

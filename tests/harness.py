@@ -171,7 +171,7 @@ class InMemoryServer:
         self.inventory = Inventory(
             self.reactor, self.stores, parts.api.directory, self.configuration, parts.api.clones, figures, self.metrics
         )
-        self.live = LiveQueries(self.reactor, self.stores, self.distributed, self.inventory)
+        self.live = LiveQueries(self.reactor, self.stores, self.distributed, self.inventory, self.settings.live)
         self.sinks = SinkView(self.reactor, self.stores, self.metrics)
         self.figures = figures
         self._admin: StubTreq | None = None
@@ -185,7 +185,16 @@ class InMemoryServer:
     def admin_api(self) -> AdminAPI:
         """The operators' API."""
         rules = self.settings.operators
-        made = admin_api(self.reactor, self.stores, self.parts, self.sinks, self.figures, rules, lambda: "--flag\n")
+        made = admin_api(
+            self.reactor,
+            self.stores,
+            self.parts,
+            self.sinks,
+            self.figures,
+            rules,
+            lambda: "--flag\n",
+            live_rules=self.settings.live,
+        )
         return attrs.evolve(made, gate=_Door(self, made.gate))
 
     @property
@@ -234,12 +243,15 @@ class InMemoryServer:
         self.turn()
         return result_of(asking)
 
-    def operate(self, path: str, body: Any = None, method: str = "GET", **headers: str) -> tuple[int, Any]:
-        """A request to the operators' API; headers with ``_`` for ``-``."""
+    def begin_operation(self, path: str, body: Any = None, method: str = "GET", headers: Any = None) -> Any:
+        """Send a request to the operators' API; answers with the Deferred of ``(status, headers, body)``."""
         data = None if body is None else msgspec.json.encode(body)
+        return Deferred.fromCoroutine(self._exchange(self.admin, method, path, data, headers or {}))
+
+    def operate(self, path: str, body: Any = None, method: str = "GET", **headers: str) -> tuple[int, Any]:
+        """A request to the operators' API that is answered at once; headers with ``_`` for ``-``."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        asking = Deferred.fromCoroutine(self._exchange(self.admin, method, path, data, named))
-        code, heads, content = self.finish(asking)
+        code, heads, content = self.finish(self.begin_operation(path, body, method, named))
         if "json" not in str(heads.getRawHeaders("content-type")):
             return code, content
         lines = [json.loads(line) for line in content.splitlines()]

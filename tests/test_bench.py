@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
 
-from bench import capacity, logmemory, logs
+from bench import capacity, logmemory, logs, queries1000
 from bench.logload import lines_of
 from bench.pipeline import PARTS
 
@@ -99,3 +102,17 @@ def test_waiting_grows_with_the_load_and_a_herd_takes_its_work() -> None:
     assert capacity.waits(0.3, 4, 5.0, capacity.Costs()) == calm
     assert capacity.herd(2000, 2, 0.001, 3.0) >= 1.0
     assert capacity.herd(2000, 1, 0.001, 3.0) > capacity.herd(2000, 4, 0.001, 3.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest_twisted.ensureDeferred
+async def test_reads_are_measured_beside_open_queries() -> None:
+    """With every kind of target; a look that was done once is quick, and those who are meant are reached."""
+    reads = await deferToThread(queries1000.over_connections, 8, 1)
+    found = {"reads": reads, "looks": queries1000.in_memory()}
+    found["issued"] = await queries1000.issued_to_held(reactor, 1000)
+    assert [row["open"] for row in found["reads"]] == ["none", *queries1000.CASES]
+    assert all(row["again_us"] < 100 for row in found["looks"])
+    assert found["issued"]["reached"] == queries1000.OPEN
+    assert "| for ten tags |" in queries1000.table(found)

@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from osqtwist.livequery import Asker, Question
 from osqtwist.node import Node
 from osqtwist.parking import ParkedReads
 from osqtwist.query import QueryResult
@@ -242,7 +243,7 @@ def test_a_query_issued_in_another_process_is_seen_at_a_signal_or_soon(server: S
     key = server.enroll()
     for signals in (True, False):
         reading = park(server, key)
-        elsewhere = server.live.new_query("select 3", Target(), 60.0, "", "")
+        elsewhere = server.live.new_query(Question("select 3"), Asker("me"))
         server.await_(server.stores.queries.store.add(elsewhere))
         if signals:
             server.await_(server.stores.signals.publish("queries", elsewhere.query_id))
@@ -261,6 +262,143 @@ def test_hold_is_counted_from_acceptance(server: Server) -> None:
     assert result_of(reading) == ()
 
 
+# -- many queries
+
+
+def answer_all(server: Server, key: str, query_ids: Any) -> None:
+    rows = {query_id: [{"1": "1"}] for query_id in query_ids}
+    body = {"node_key": key, "queries": rows, "statuses": dict.fromkeys(rows, 0)}
+    assert server.ask("/distributed/write", body) == (200, {})
+
+
+def test_many_queries_come_in_batches_each_once(server: Server) -> None:
+    """However many there are for a node, it gets a few at a time, and each of them once."""
+    key = server.enroll()
+    issued = [server.issue(f"select {number}").query_id for number in range(130)]
+    seen: list[str] = []
+    while len(seen) < len(issued):
+        work = work_of(server.finish(server.begin("/distributed/read", {"node_key": key})))["queries"]
+        assert 0 < len(work) <= 20
+        seen += work
+        answer_all(server, key, work)
+    assert seen == issued
+    reading = park(server, key)
+    server.turn(10.1)
+    assert work_of(server.finish(reading)) == {}
+
+
+def test_queries_for_others_cost_a_read_nothing(server: Server) -> None:
+    """With a thousand open ones, for tags, for names: no call of the store, and no comparison at a second read."""
+    keys = [server.enroll(f"host-{number}") for number in range(2)]
+    for number in range(1000):
+        server.issue(target=Target(nodes=(f"other-{number}",)) if number % 2 else Target(tags=(f"t{number % 7}",)))
+    queries = server.outages["queries"]
+    queries.calls.clear()
+    for key in keys:
+        reading = park(server, key)
+        server.turn(10.1)
+        assert work_of(server.finish(reading)) == {}
+    assert "take" not in queries.calls
+    mine = server.issue(target=Target(nodes=("host-1",)))
+    assert work_of(server.finish(server.begin("/distributed/read", {"node_key": keys[1]})))["queries"] == {
+        mine.query_id: "select 1"
+    }
+
+
+def test_what_was_settled_elsewhere_does_not_hide_what_is_new(server: Server) -> None:
+    """A process that has just begun asks the store about hundreds, in one read, and finds the one that is left."""
+    key = server.enroll()
+    issued = [server.issue(f"select {number}") for number in range(250)]
+    facts = server.await_(server.stores.nodes.find("host-1", 1))[0].facts()
+    store = server.stores.queries.store
+    for query in issued[:-1]:
+        server.await_(store.take(facts.node_id, [query.query_id], server.reactor.seconds(), 20))
+        result = QueryResult(query_id=query.query_id, node_id=facts.node_id, node_name="n", received_at=1.0)
+        server.await_(store.add_results([result]))
+    server.outages["queries"].calls.clear()
+    work = work_of(server.finish(server.begin("/distributed/read", {"node_key": key})))["queries"]
+    assert list(work) == [issued[-1].query_id]
+    assert server.outages["queries"].calls.count("take") == 3
+
+
+def test_many_queries_that_are_issued_together_look_through_the_reads_together(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first wakes its node at once; the others gather a moment, and none is forgotten."""
+    keys = [server.enroll(f"h{number}") for number in range(4)]
+    readings = [park(server, key) for key in keys]
+    looks: list[Any] = []
+    wake = ParkedReads.wake
+
+    def counted(parked: ParkedReads, *arguments: Any) -> None:
+        looks.append(arguments)
+        wake(parked, *arguments)
+
+    monkeypatch.setattr(ParkedReads, "wake", counted)
+    for number in range(4):
+        server.issue(target=Target(nodes=(f"h{number}",)))
+        server.turn()
+    assert [reading.called for reading in readings] == [True, False, False, False]
+    server.turn(0.03)
+    assert all(work_of(server.finish(reading))["queries"] for reading in readings)
+    assert len(looks) == 2
+
+
+# -- when a query opens
+
+
+def test_a_query_opens_at_its_time(server: Server) -> None:
+    """A held read gets it at that moment; before, it waits in every process, also in one that starts later."""
+    key = server.enroll()
+    now = server.reactor.seconds()
+    query = server.issue(opens_at=now + 6.5, expires_at=now + 3600)
+    server.distributed.stopService()
+    server.distributed.startService()
+    assert server.operate("/api/v1/status")[1]["scheduled_queries"] == 1
+    reading = park(server, key)
+    server.turn(6.4)
+    assert not reading.called
+    server.turn(0.2)
+    assert list(work_of(server.finish(reading))["queries"]) == [query.query_id]
+    assert server.operate("/api/v1/status")[1]["scheduled_queries"] == 0
+
+
+def test_a_query_that_is_called_off_before_it_opens_never_does(server: Server) -> None:
+    """Also where it was already waited for."""
+    key = server.enroll()
+    now = server.reactor.seconds()
+    query = server.issue(opens_at=now + 3, expires_at=now + 3600)
+    server.await_(server.distributed.cancel(query.query_id))
+    reading = park(server, key)
+    server.turn(10.1)
+    assert work_of(server.finish(reading)) == {}
+
+
+def test_a_query_of_next_year_is_waited_for_in_steps(server: Server) -> None:
+    """No timer runs for longer than a system can count."""
+    now = server.reactor.seconds()
+    server.issue(opens_at=now + 300 * 86400, expires_at=now + 301 * 86400)
+    assert max(call.getTime() for call in server.reactor.getDelayedCalls()) <= now + 3600
+
+
+def test_a_node_that_comes_back_in_time_is_asked(server: Server) -> None:
+    """It was away when the query was issued; it answers before the query expires, and its result is there."""
+    early, late = server.enroll("early"), server.enroll("late")
+    query = server.issue(expires_at=server.reactor.seconds() + 3600)
+    work = work_of(server.finish(server.begin("/distributed/read", {"node_key": early})))
+    answer_all(server, early, work["queries"])
+    server.turn(3000)
+    work = work_of(server.finish(server.begin("/distributed/read", {"node_key": late})))
+    assert list(work["queries"]) == [query.query_id]
+    server.turn(1000)
+    answer_all(server, late, work["queries"])
+    lines = server.operate(f"/api/v1/queries/{query.query_id}/results")[1]
+    assert [line["name"] for line in lines] == ["early", "late"]
+    reading = park(server, server.enroll("too-late"))
+    server.turn(10.1)
+    assert work_of(server.finish(reading)) == {}
+
+
 # -- running a query and following it
 
 
@@ -269,7 +407,11 @@ def test_run_streams_rows_and_ends_when_all_answered(server: Server) -> None:
     key = server.enroll("h")
     server.enroll("silent")
     lines: list[Any] = []
-    running = Deferred.fromCoroutine(server.live.run("select 1", Target(), 5.0, lines.append))
+
+    async def emit(line: dict[str, Any]) -> None:
+        lines.append(line)
+
+    running = Deferred.fromCoroutine(server.live.run(Question("select 1", lasts=5.0), Asker("me"), emit))
     server.turn()
     assert lines[0]["expected"] == 2
     work = work_of(server.finish(server.begin("/distributed/read", {"node_key": key})))
@@ -288,7 +430,11 @@ def test_run_streams_rows_and_ends_when_all_answered(server: Server) -> None:
 def test_run_that_is_broken_off_calls_the_query_off(server: Server) -> None:
     """When the operator goes away nobody else is asked."""
     server.enroll("h")
-    running = Deferred.fromCoroutine(server.live.run("select 1", Target(), 60.0, lambda line: None))
+
+    async def emit(line: dict[str, Any]) -> None:
+        pass
+
+    running = Deferred.fromCoroutine(server.live.run(Question("select 1"), Asker("me"), emit))
     server.turn()
     running.cancel()
     with pytest.raises(CancelledError):
@@ -324,6 +470,24 @@ def test_removing_one_read_leaves_the_other_of_its_node() -> None:
     assert len(parked) == 1
     parked.remove(two)
     assert len(parked) == 0
+
+
+def test_only_reads_under_a_name_are_looked_at() -> None:
+    """Those of nodes that have it, in any case of letters, and those whose names say nothing so plain."""
+    clock = Clock()
+    parked = ParkedReads(clock)
+    names = ("Web-1", "web-2", "\u017ferver", "web-1")
+    reads = [parked.park(NodeFacts(f"{number:020}", name)) for number, name in enumerate(names)]
+    looked: list[str] = []
+    parked.wake(lambda facts: bool(looked.append(facts.name)), names={"web-1", ""})  # type: ignore[func-returns-value]
+    assert sorted(looked) == ["Web-1", "web-1", "\u017ferver"]
+    for read in reads[:1] * 2 + reads[2:]:
+        parked.remove(read)
+    looked.clear()
+    parked.wake(lambda facts: bool(looked.append(facts.name)), names={"web-1", "web-2"})  # type: ignore[func-returns-value]
+    assert looked == ["web-2"]
+    parked.remove(reads[1])
+    assert not parked._named
 
 
 def test_facts_follow_a_signal(server: Server) -> None:

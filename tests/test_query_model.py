@@ -36,6 +36,7 @@ class QueryModel(RuleBasedStateMachine):
         self.now = 2_000_000_000.0
         self.queries: dict[str, DistributedQuery] = {}
         self.cancelled: set[str] = set()
+        self.waiting: set[str] = set()
         self.state: dict[tuple[str, str], tuple[float, int, bool]] = {}
         self.begin()
 
@@ -47,7 +48,9 @@ class QueryModel(RuleBasedStateMachine):
 
     def expected(self, name: str, node: str) -> Offer:
         query = self.queries.get(name)
-        if query is None or name in self.cancelled or self.now >= query.expires_at:
+        if query is None or name in self.cancelled | self.waiting:
+            return Offer.CLOSED
+        if not query.opens_at <= self.now < query.expires_at:
             return Offer.CLOSED
         ends, attempts, answered = self.state.get((name, node), (0.0, 0, False))
         if answered:
@@ -56,8 +59,8 @@ class QueryModel(RuleBasedStateMachine):
             return Offer.LEASED
         return Offer.EXHAUSTED if attempts >= ATTEMPTS else Offer.TAKEN
 
-    @rule(name=st.sampled_from(NAMES))
-    def add(self, name: str) -> None:
+    @rule(name=st.sampled_from(NAMES), opens_in=st.sampled_from([0.0, 0.0, 9.0]), waits=st.booleans())
+    def add(self, name: str, opens_in: float, waits: bool) -> None:
         if name in self.queries:
             return
         self.queries[name] = DistributedQuery(
@@ -65,11 +68,31 @@ class QueryModel(RuleBasedStateMachine):
             sql="select 1",
             target=Target(),
             created_at=self.now,
+            opens_at=self.now + opens_in,
             expires_at=self.now + LIFE,
+            lasts=LIFE,
             lease=LEASE,
             max_attempts=ATTEMPTS,
+            is_waiting=waits,
         )
+        if waits:
+            self.waiting.add(name)
         self.call(self.store.add(self.queries[name]))
+
+    @rule(name=st.sampled_from(NAMES))
+    def approve(self, name: str) -> None:
+        query = self.queries.get(name)
+        if query is None or self.now >= query.expires_at:
+            return
+        opens_at = max(self.now, query.opens_at)
+        approved = msgspec.structs.replace(
+            query, is_waiting=False, approved_by="b", approved_at=self.now, expires_at=opens_at + LIFE
+        )
+        is_good = name in self.waiting - self.cancelled
+        assert self.call(self.store.approve(approved)) is is_good
+        if is_good:
+            self.queries[name] = approved
+            self.waiting.remove(name)
 
     @rule(seconds=st.sampled_from([0.5, 4.0, 11.0, 40.0]))
     def wait(self, seconds: float) -> None:
@@ -81,10 +104,13 @@ class QueryModel(RuleBasedStateMachine):
         if name in self.queries:
             self.cancelled.add(name)
 
-    @rule(node=st.sampled_from(NODES), names=st.lists(st.sampled_from(NAMES), unique=True))
-    def take(self, node: str, names: list[str]) -> None:
-        expected = {name: self.expected(name, node) for name in names}
-        taken = self.call(self.store.take(node, names, self.now))
+    @rule(node=st.sampled_from(NODES), names=st.lists(st.sampled_from(NAMES), unique=True), most=st.integers(0, 3))
+    def take(self, node: str, names: list[str], most: int) -> None:
+        expected: dict[str, Offer] = {}
+        for name in names:
+            is_full = list(expected.values()).count(Offer.TAKEN) == most
+            expected[name] = Offer.LEFT if is_full else self.expected(name, node)
+        taken = self.call(self.store.take(node, names, self.now, most))
         assert {name: each.offer for name, each in taken.items()} == expected
         for name, offer in expected.items():
             if offer is Offer.TAKEN:
@@ -111,6 +137,12 @@ class QueryModel(RuleBasedStateMachine):
                 self.state[name, node] = (ends, attempts, True)
                 expected.append(name)
         assert self.call(self.store.add_results(results)) == expected
+
+    @invariant()
+    def the_same_are_open(self) -> None:
+        hidden = self.cancelled | self.waiting
+        expected = {name for name, query in self.queries.items() if name not in hidden and self.now < query.expires_at}
+        assert set(self.call(self.store.open_ids(self.now))) == expected
 
     @invariant()
     def progress_agrees(self) -> None:

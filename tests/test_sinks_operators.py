@@ -11,7 +11,7 @@ import click
 import pytest
 from twisted.logger import LogEvent, globalLogPublisher
 
-from osqtwist.cli.sinks import Moment
+from osqtwist.cli.times import Moment
 from osqtwist.logbatch import DeadLine
 from osqtwist.loginterfaces import SinkReport
 from tests.harness import InMemoryServer
@@ -232,13 +232,13 @@ def test_housekeeping_survives_the_store(server: InMemoryServer) -> None:
 )
 def test_moments(text: str, ago: float | None) -> None:
     """How long ago, or when."""
-    found = Moment().convert(text, None, None)
+    found = Moment(is_past=True).convert(text, None, None)
     assert found == pytest.approx(time.time() - ago if ago is not None else 1790000000.0, abs=5)
 
 
 def test_a_moment_that_is_none() -> None:
     """Is refused with examples."""
-    assert Moment().convert("2026-09-21T14:00+00:00", None, None) == 1789999200.0
+    assert Moment(is_past=True).convert("2026-09-21T14:00+00:00", None, None) == 1789999200.0
     for text in ("soon", "h", "1y", "2026-13-01"):
         with pytest.raises(click.BadParameter, match="is not a time, such as"):
-            Moment().convert(text, None, None)
+            Moment(is_past=True).convert(text, None, None)

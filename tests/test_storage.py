@@ -77,7 +77,7 @@ def a_query(name: str = "q1", **more: Any) -> DistributedQuery:
 
 def a_result(name: str = "q1", node: str = NODE, **more: Any) -> QueryResult:
     fields: dict[str, Any] = {"query_id": name, "node_id": node, "node_name": "n", "received_at": NOW}
-    return QueryResult(**{**fields, "rows": msgspec.Raw(b'[{"a":"1"}]'), **more})
+    return QueryResult(**{**fields, "rows": msgspec.Raw(b'[{"a":"1"}]'), "row_count": 1, **more})
 
 
 def a_batch(text: str = "x", **more: Any) -> LogBatch:
@@ -361,17 +361,18 @@ async def test_a_query_is_kept_whole(stores: Any) -> None:
     await stores.queries.add(query)
     assert await stores.queries.get("q1") == query
     assert await stores.queries.get("q2") is None
-    assert await stores.queries.open_queries(NOW) == [query]
-    assert await stores.queries.open_queries(NOW + 100) == []
+    assert await stores.queries.open_ids(NOW) == ["q1"]
+    assert await stores.queries.open_ids(NOW + 100) == []
     assert await stores.queries.recent(5) == [query]
 
 
 @pytest_twisted.ensureDeferred
-async def test_open_queries_are_oldest_first_and_recent_ones_newest_first(stores: Any) -> None:
-    """In the order of their creation."""
+async def test_recent_queries_are_newest_first(stores: Any) -> None:
+    """In the order of their creation; many are had at once."""
     for number in (2, 1, 3):
         await stores.queries.add(a_query(f"q{number}", created_at=NOW + number, expires_at=NOW + 100))
-    assert [query.query_id for query in await stores.queries.open_queries(NOW + 5)] == ["q1", "q2", "q3"]
+    assert set(await stores.queries.open_ids(NOW + 5)) == {"q1", "q2", "q3"}
+    assert set(await stores.queries.get_many(["q1", "q3", "q9"])) == {"q1", "q3"}
     assert [query.query_id for query in await stores.queries.recent(2)] == ["q3", "q2"]
 
 
@@ -381,14 +382,14 @@ async def test_a_lease_keeps_a_query_from_being_taken_again(stores: Any) -> None
     await stores.queries.add(a_query())
 
     async def take(at: float) -> Any:
-        return (await stores.queries.take(NODE, ["q1"], at))["q1"]
+        return (await stores.queries.take(NODE, ["q1"], at, 20))["q1"]
 
     first = await take(NOW)
     assert (first.offer, first.lease_ends_at) == (Offer.TAKEN, pytest.approx(NOW + 30, abs=1e-3))
     assert (await take(NOW + 29)).offer is Offer.LEASED
     assert (await take(NOW + 31)).offer is Offer.TAKEN
     assert (await take(NOW + 62)).offer is Offer.EXHAUSTED
-    assert (await stores.queries.take("1" * 20, ["q1", "q2"], NOW + 62))["q1"].offer is Offer.TAKEN
+    assert (await stores.queries.take("1" * 20, ["q1", "q2"], NOW + 62, 20))["q1"].offer is Offer.TAKEN
     assert await stores.queries.progress("q1") == QueryProgress(2, 0, 0, 0)
 
 
@@ -398,16 +399,16 @@ async def test_takes_of_many_nodes_at_one_time_do_not_mix(stores: Any) -> None:
     for name in ("q1", "q2"):
         await stores.queries.add(a_query(name))
     nodes = [f"{number:020}" for number in range(300)]
-    await stores.queries.take(nodes[7], ["q1"], NOW)
+    await stores.queries.take(nodes[7], ["q1"], NOW, 20)
     wanted = {node: [["q1"], ["q2", "q9"], ["q2", "q1"]][number % 3] for number, node in enumerate(nodes)}
-    asked = {node: Deferred.fromCoroutine(stores.queries.take(node, names, NOW)) for node, names in wanted.items()}
+    asked = {node: Deferred.fromCoroutine(stores.queries.take(node, names, NOW, 20)) for node, names in wanted.items()}
     asked.pop(nodes[100]).addErrback(lambda failure: failure.trap(CancelledError)).cancel()
     for node, taking in asked.items():
         expected = {name: Offer.CLOSED if name == "q9" else Offer.TAKEN for name in wanted[node]}
         if node == nodes[7]:
             expected = {"q2": Offer.TAKEN, "q9": Offer.CLOSED}
         assert {name: each.offer for name, each in (await taking).items()} == expected
-    again = await stores.queries.take(nodes[299], ["q1", "q2"], NOW)
+    again = await stores.queries.take(nodes[299], ["q1", "q2"], NOW, 20)
     assert {each.offer for each in again.values()} == {Offer.LEASED}
     assert (await stores.queries.progress("q2")).offered in (199, 200)
 
@@ -419,25 +420,25 @@ async def test_what_is_closed_is_not_taken(stores: Any) -> None:
     await stores.queries.add(a_query("q2"))
     assert await stores.queries.cancel("q2", NOW) is True
     assert await stores.queries.cancel("q9", NOW) is False
-    taken = await stores.queries.take(NODE, ["q1", "q2", "q9"], NOW + 100)
+    taken = await stores.queries.take(NODE, ["q1", "q2", "q9"], NOW + 100, 20)
     assert {name: each.offer for name, each in taken.items()} == dict.fromkeys(("q1", "q2", "q9"), Offer.CLOSED)
     assert (await stores.queries.get("q2")).cancelled_at == NOW
-    assert [query.query_id for query in await stores.queries.open_queries(NOW)] == ["q1"]
-    assert await stores.queries.take(NODE, [], NOW) == {}
+    assert await stores.queries.open_ids(NOW) == ["q1"]
+    assert await stores.queries.take(NODE, [], NOW, 20) == {}
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_release_undoes_a_take(stores: Any) -> None:
     """The query can be taken at once, and the attempt did not count; an answer is not undone."""
     await stores.queries.add(a_query(max_attempts=1))
-    await stores.queries.take(NODE, ["q1"], NOW)
+    await stores.queries.take(NODE, ["q1"], NOW, 20)
     await stores.queries.release(NODE, ["q1", "q9"])
     await stores.queries.release(NODE, ["q1"])
     assert (await stores.queries.progress("q1")).offered == 0
-    assert (await stores.queries.take(NODE, ["q1"], NOW))["q1"].offer is Offer.TAKEN
+    assert (await stores.queries.take(NODE, ["q1"], NOW, 20))["q1"].offer is Offer.TAKEN
     await stores.queries.add_results([a_result()])
     await stores.queries.release(NODE, ["q1"])
-    assert (await stores.queries.take(NODE, ["q1"], NOW))["q1"].offer is Offer.ANSWERED
+    assert (await stores.queries.take(NODE, ["q1"], NOW, 20))["q1"].offer is Offer.ANSWERED
 
 
 @pytest_twisted.ensureDeferred
@@ -445,20 +446,20 @@ async def test_a_result_counts_once(stores: Any) -> None:
     """Repeats, results that nobody asked for, and those to unknown queries are left out."""
     await stores.queries.add(a_query("q1"))
     await stores.queries.add(a_query("q2"))
-    await stores.queries.take(NODE, ["q1"], NOW)
+    await stores.queries.take(NODE, ["q1"], NOW, 20)
     assert await stores.queries.add_results([a_result("q1"), a_result("q2"), a_result("q9"), a_result("q1")]) == ["q1"]
     assert await stores.queries.add_results([a_result("q1")]) == []
     assert await stores.queries.add_results([]) == []
     (stored,) = await stores.queries.results("q1", "", 10)
     assert stored.result == a_result("q1")
-    assert await stores.queries.progress("q1") == QueryProgress(1, 1, 0, 11)
+    assert await stores.queries.progress("q1") == QueryProgress(1, 1, 0, 11, 1)
 
 
 @pytest_twisted.ensureDeferred
 async def test_late_results_count(stores: Any) -> None:
     """After the lease, the expiry and the cancelling, a node that took the query may still answer."""
     await stores.queries.add(a_query())
-    await stores.queries.take(NODE, ["q1"], NOW)
+    await stores.queries.take(NODE, ["q1"], NOW, 20)
     await stores.queries.cancel("q1", NOW)
     assert await stores.queries.add_results([a_result(status=1, message="no such table", received_at=NOW + 500)]) == [
         "q1"
@@ -472,15 +473,117 @@ async def test_results_have_a_size_limit_and_pages(stores: Any) -> None:
     await stores.queries.add(a_query(max_results_bytes=25))
     nodes = [f"{number:020x}" for number in range(4)]
     for node in nodes:
-        await stores.queries.take(node, ["q1"], NOW)
+        await stores.queries.take(node, ["q1"], NOW, 20)
         await stores.queries.add_results([a_result(node=node)])
     first = await stores.queries.results("q1", "", 3)
     rest = await stores.queries.results("q1", first[-1].result_id, 3)
     assert [each.result.node_id for each in [*first, *rest]] == nodes
     assert [each.result.rows_dropped for each in [*first, *rest]] == [False, False, True, True]
     assert bytes(rest[0].result.rows) == b"[]"
-    assert await stores.queries.progress("q1") == QueryProgress(4, 4, 0, 22)
+    assert await stores.queries.progress("q1") == QueryProgress(4, 4, 0, 22, 2)
     assert await stores.queries.results("q9", "", 3) == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_results_have_a_limit_of_rows(stores: Any) -> None:
+    """One more than so many are not kept; fewer after that are."""
+    await stores.queries.add(a_query(max_results_rows=3))
+    nodes = [f"{number:020x}" for number in range(3)]
+    for node, rows in zip(nodes, (2, 2, 1), strict=True):
+        await stores.queries.take(node, ["q1"], NOW, 20)
+        await stores.queries.add_results([a_result(node=node, row_count=rows)])
+    found = await stores.queries.results("q1", "", 3)
+    assert [each.result.rows_dropped for each in found] == [False, True, False]
+    assert [each.result.row_count for each in found] == [2, 2, 1]
+    assert (await stores.queries.progress("q1")).results_rows == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_result_cost_is_kept(stores: Any) -> None:
+    """osquery's figures, and the time from the newest lease; of an old osquery that time alone."""
+    await stores.queries.add(a_query(max_results_bytes=0))
+    stats = {"wall_time_ms": 12, "user_time": 3, "system_time": 1, "memory": 4096, "more": 1}
+    nodes = [f"{number:020x}" for number in range(3)]
+    await stores.queries.take(nodes[0], ["q1"], NOW, 20)
+    await stores.queries.add_results([a_result(node=nodes[0], stats=stats, received_at=NOW + 2.5)])
+    for moment in (NOW, NOW + 40):
+        await stores.queries.take(nodes[1], ["q1"], moment, 20)
+    await stores.queries.add_results([a_result(node=nodes[1], received_at=NOW + 41)])
+    # Another server's clock is behind.
+    await stores.queries.take(nodes[2], ["q1"], NOW + 1, 20)
+    await stores.queries.add_results([a_result(node=nodes[2], received_at=NOW)])
+    costs = await stores.queries.costs("q1")
+    assert [(cost.node_id, cost.wall_time_ms, cost.memory) for cost in costs] == [
+        (nodes[0], 12, 4096),
+        (nodes[1], None, None),
+        (nodes[2], None, None),
+    ]
+    assert [cost.elapsed for cost in costs] == pytest.approx([2.5, 1.0, 0.0], abs=1e-3)
+    results = await stores.queries.results("q1", "", 9)
+    assert [each.result.elapsed for each in results] == pytest.approx([2.5, 1.0, 0.0], abs=1e-3)
+    assert results[0].result.stats == stats
+    assert await stores.queries.costs("q9") == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_node_takes_no_more_than_it_can_have(stores: Any) -> None:
+    """The first that it may have; those behind are left, and cost it nothing."""
+    for number in range(5):
+        await stores.queries.add(a_query(f"q{number}", max_attempts=1))
+    await stores.queries.take(NODE, ["q1"], NOW, 20)
+    names = [f"q{number}" for number in range(5)]
+    taken = await stores.queries.take(NODE, names, NOW, 2)
+    expected = [Offer.TAKEN, Offer.LEASED, Offer.TAKEN, Offer.LEFT, Offer.LEFT]
+    assert [taken[name].offer for name in names] == expected
+    again = await stores.queries.take(NODE, names, NOW, 20)
+    assert [again[name].offer for name in names[3:]] == [Offer.TAKEN] * 2
+    assert (await stores.queries.progress("q4")).offered == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_query_opens_when_its_time_has_come(stores: Any) -> None:
+    """Before that it is there for those who watch, and nobody can take it."""
+    await stores.queries.add(a_query(opens_at=NOW + 10))
+    assert await stores.queries.open_ids(NOW) == ["q1"]
+    assert (await stores.queries.take(NODE, ["q1"], NOW + 9, 20))["q1"].offer is Offer.CLOSED
+    assert (await stores.queries.take(NODE, ["q1"], NOW + 10, 20))["q1"].offer is Offer.TAKEN
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_query_that_waits_for_approval_is_offered_to_nobody(stores: Any) -> None:
+    """Before somebody approves; the first to do so counts, and what is called off is not approved any more."""
+    waiting = [a_query(name, is_waiting=True, created_by="a", lasts=50.0) for name in ("q1", "q2")]
+    for query in waiting:
+        await stores.queries.add(query)
+    assert await stores.queries.open_ids(NOW) == []
+    assert (await stores.queries.take(NODE, ["q1"], NOW, 20))["q1"].offer is Offer.CLOSED
+    assert {query.query_id for query in await stores.queries.recent(5)} == {"q1", "q2"}
+    approved = waiting[0].approved("b", NOW + 90)
+    assert await stores.queries.approve(approved) is True
+    assert await stores.queries.approve(waiting[0].approved("c", NOW + 91)) is False
+    assert await stores.queries.get("q1") == approved
+    assert approved.expires_at == NOW + 140
+    assert await stores.queries.open_ids(NOW + 100) == ["q1"]
+    assert (await stores.queries.take(NODE, ["q1"], NOW + 139, 20))["q1"].offer is Offer.TAKEN
+    await stores.queries.cancel("q2", NOW)
+    assert await stores.queries.approve(waiting[1].approved("b", NOW)) is False
+    assert await stores.queries.approve(a_query("q9", created_by="b")) is False
+    assert await stores.queries.open_ids(NOW) == ["q1"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_queries_are_kept_as_long_as_they_say(stores: Any, server: RealValkey) -> None:
+    """All that belongs to one goes with it."""
+    await stores.queries.add(a_query("q1", expires_at=NOW - 10, created_at=NOW - 20, keep=5.0))
+    await stores.queries.add(a_query("q2", keep=1000.0))
+    await stores.queries.take(NODE, ["q2"], NOW, 20)
+    await stores.queries.add_results([a_result("q2")])
+    assert [query.query_id for query in await stores.queries.recent(5)] == ["q2"]
+    if isinstance(stores, MemoryStores):
+        return
+    for part in ("", ":nodes", ":results", ":costs"):
+        left = int(server.ask("TTL", f"{stores.queries._prefix}query:q2{part}"))
+        assert 1000 < left <= 1102, part
 
 
 # -- carves
@@ -550,7 +653,7 @@ async def test_stores_signal_what_they_store(stores: Any) -> None:
     leaving = [stores.signals.subscribe(topic, heard.append) for topic in ("results", "logs")]
     await soon()
     await stores.queries.add(a_query())
-    await stores.queries.take(NODE, ["q1"], NOW)
+    await stores.queries.take(NODE, ["q1"], NOW, 20)
     await stores.queries.add_results([a_result()])
     await stores.logs.append(a_batch())
     await soon()

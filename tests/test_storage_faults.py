@@ -72,7 +72,7 @@ async def test_what_was_acknowledged_survives_kill_9(server: RealValkey) -> None
     stores = server.stores(reactor)
     await stores.ready()
     await stores.queries.add(a_query())
-    await stores.queries.take(NODE, ["q1"], NOW)
+    await stores.queries.take(NODE, ["q1"], NOW, 20)
     await stores.queries.add_results([a_result()])
     ids = [(await stores.logs.append(a_batch(str(number)))).batch_id for number in range(20)]
     # appendfsync everysec: what kill -9 of the process can lose is nothing, the kernel has it.

@@ -17,7 +17,8 @@ from twisted.python.failure import Failure
 
 from osqtwist.adminclient import AdminClient, AdminRefused, AdminUnreachable, Door
 
-REFUSED, UNREACHABLE = 1, 3
+REFUSED, UNREACHABLE, WAITING = 1, 3, 4
+"""Exit statuses, as in ``docs/command.md``."""
 
 
 def _console() -> Console:

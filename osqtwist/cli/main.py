@@ -12,10 +12,11 @@ from osqtwist.adminclient import Door
 from osqtwist.cli.audit import audit
 from osqtwist.cli.console import Operator
 from osqtwist.cli.files import carve, config, log
-from osqtwist.cli.fleet import query, status
+from osqtwist.cli.fleet import status
 from osqtwist.cli.nodes import node
 from osqtwist.cli.pki import pki
 from osqtwist.cli.programs import flags, reference, simulate
+from osqtwist.cli.query import query
 from osqtwist.cli.sinks import sink
 from osqtwist.cli.tokens import token, whoami
 from osqtwist.cli.workers import worker

@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
-from datetime import datetime
-from typing import Any
 
 import click
 
 from osqtwist.cli.console import Operator
+from osqtwist.cli.times import Moment
 
 _API = ("api", "v1", "sinks")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-class Moment(click.ParamType[float]):
-    """A time: ``2h`` (ago; s, m, h, d), Unix seconds, or ISO 8601 (local unless it says otherwise)."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Unix seconds."""
-        text = str(value)
-        try:
-            if text[-1:] in _UNITS:
-                return time.time() - float(text[:-1]) * _UNITS[text[-1]]
-            return float(text) if text.replace(".", "", 1).isdecimal() else datetime.fromisoformat(text).timestamp()
-        except ValueError:
-            self.fail(f"{text!r} is not a time, such as 2h, 1790000000 or 2026-09-21T14:00", param, ctx)
 
 
 @click.group()
@@ -76,7 +57,7 @@ def sink_resume(operator: Operator, name: str) -> None:
 
 @sink.command("replay")
 @click.argument("name")
-@click.option("--since", type=Moment(), help="Lines received since: 2h (ago), Unix seconds, or ISO 8601.")
+@click.option("--since", type=Moment(is_past=True), help="Lines received since: 2h (ago), Unix seconds, or ISO 8601.")
 @click.option("--after", default="", help="Lines after this batch, by its id.")
 @click.option("--dead", is_flag=True, help="The lines that the sink refused.")
 @click.pass_obj

@@ -6,10 +6,9 @@ They keep every promise of :mod:`osqtwist.interfaces` but surviving a restart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import attrs
-import msgspec
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
@@ -19,147 +18,16 @@ from osqtwist.interfaces import (
     CarveProgress,
     IAuditStore,
     ICarveStore,
-    IQueryStore,
     ISignals,
     IStores,
-    StoredResult,
 )
 from osqtwist.loginterfaces import Budgets
-from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult, Taken
 from osqtwist.storage.memory_clones import MemoryCloneStore
 from osqtwist.storage.memory_loads import MemoryLoadStore
 from osqtwist.storage.memory_logs import MemoryLogBuffer, MemorySinkQueues
 from osqtwist.storage.memory_nodes import MemoryNodeStore
 from osqtwist.storage.memory_operators import MemoryOperatorStore
-
-
-def _after(place: str) -> int:
-    return int(place or 0)
-
-
-@attrs.define
-class _Asked:
-    lease_ends_at: float
-    attempts: int
-    is_answered: bool = False
-
-
-@attrs.define
-class _Kept:
-    query: DistributedQuery
-    asked: dict[str, _Asked] = attrs.field(factory=dict)
-    results: list[QueryResult] = attrs.field(factory=list)
-    results_bytes: int = 0
-
-
-@implementer(IQueryStore)
-@attrs.define
-class MemoryQueryStore:
-    """Queries in dicts."""
-
-    _signals: MemorySignals
-    _kept: dict[str, _Kept] = attrs.field(factory=dict, init=False)
-
-    async def add(self, query: DistributedQuery) -> None:
-        """See :class:`osqtwist.interfaces.IQueryStore`."""
-        self._kept[query.query_id] = _Kept(query)
-
-    async def get(self, query_id: str) -> DistributedQuery | None:
-        """See :class:`osqtwist.interfaces.IQueryStore`."""
-        kept = self._kept.get(query_id)
-        return kept.query if kept else None
-
-    async def open_queries(self, now: float) -> list[DistributedQuery]:
-        """See :class:`osqtwist.interfaces.IQueryStore`."""
-        found = [kept.query for kept in self._kept.values() if kept.query.is_open(now)]
-        return sorted(found, key=lambda query: (query.created_at, query.query_id))
-
-    async def recent(self, count: int) -> list[DistributedQuery]:
-        """See :class:`osqtwist.interfaces.IQueryStore`."""
-        found = sorted(
-            (kept.query for kept in self._kept.values()),
-            key=lambda query: (query.created_at, query.query_id),
-            reverse=True,
-        )
-        return found[:count]
-
-    async def cancel(self, query_id: str, now: float) -> bool:
-        """See :class:`osqtwist.interfaces.IQueryStore`."""
-        kept = self._kept.get(query_id)
-        if kept is None:
-            return False
-        if not kept.query.cancelled_at:
-            kept.query = msgspec.structs.replace(kept.query, cancelled_at=now)
-        return True
-
-    async def take(self, node_id: str, query_ids: Sequence[str], now: float) -> dict[str, Taken]:
-        """See :class:`osqtwist.interfaces.IQueryStore`."""
-        return {query_id: self._take(node_id, query_id, now) for query_id in query_ids}
-
-    def _take(self, node_id: str, query_id: str, now: float) -> Taken:
-        kept = self._kept.get(query_id)
-        if kept is None or not kept.query.is_open(now):
-            return Taken(Offer.CLOSED)
-        asked = kept.asked.setdefault(node_id, _Asked(0.0, 0))
-        if asked.is_answered:
-            return Taken(Offer.ANSWERED)
-        if asked.lease_ends_at > now:
-            return Taken(Offer.LEASED, asked.lease_ends_at)
-        if asked.attempts >= kept.query.max_attempts:
-            return Taken(Offer.EXHAUSTED)
-        asked.attempts += 1
-        asked.lease_ends_at = now + kept.query.lease
-        return Taken(Offer.TAKEN, asked.lease_ends_at)
-
-    async def release(self, node_id: str, query_ids: Sequence[str]) -> None:
-        """See :class:`osqtwist.interfaces.IQueryStore`."""
-        for query_id in query_ids:
-            kept = self._kept.get(query_id)
-            asked = kept.asked.get(node_id) if kept else None
-            if kept and asked and not asked.is_answered and asked.lease_ends_at:
-                asked.lease_ends_at = 0.0
-                asked.attempts -= 1
-                if not asked.attempts:
-                    del kept.asked[node_id]
-
-    async def add_results(self, results: Sequence[QueryResult]) -> list[str]:
-        """See :class:`osqtwist.interfaces.IQueryStore`."""
-        new = []
-        for result in results:
-            kept = self._kept.get(result.query_id)
-            asked = kept.asked.get(result.node_id) if kept else None
-            if kept is None or asked is None or asked.is_answered:
-                continue
-            asked.is_answered = True
-            size = len(result.rows)
-            if kept.results_bytes + size > kept.query.max_results_bytes:
-                result = msgspec.structs.replace(result, rows=msgspec.Raw(b"[]"), rows_dropped=True)  # noqa: PLW2901
-            else:
-                kept.results_bytes += size
-            kept.results.append(result)
-            new.append(result.query_id)
-        for query_id in new:
-            await self._signals.publish("results", query_id)
-        return new
-
-    async def results(self, query_id: str, after: str, count: int) -> list[StoredResult]:
-        """See :class:`osqtwist.interfaces.IQueryStore`."""
-        kept = self._kept.get(query_id)
-        start = _after(after)
-        page = kept.results[start : start + count] if kept else []
-        return [StoredResult(str(start + number), result) for number, result in enumerate(page, 1)]
-
-    async def progress(self, query_id: str) -> QueryProgress:
-        """See :class:`osqtwist.interfaces.IQueryStore`."""
-        kept = self._kept.get(query_id)
-        if kept is None:
-            return QueryProgress(0, 0, 0, 0)
-        return QueryProgress(
-            offered=sum(asked.attempts > 0 for asked in kept.asked.values()),
-            answered=len(kept.results),
-            failed=sum(result.status != 0 for result in kept.results),
-            results_bytes=kept.results_bytes,
-        )
+from osqtwist.storage.memory_queries import MemoryQueryStore
 
 
 @implementer(ICarveStore)

@@ -12,22 +12,23 @@ from osqtwist.storage.redis_connection import RedisConnection, Script
 
 _TAKES_AT_ONCE = 64
 
-# ARGV: now, then for each node: its id, a number, so many query ids.  Answers with a word and the end of the lease for
-# each query of each node.
+# ARGV: now, then for each node: its id, how many it can have, a number, so many query ids.  Answers with a word and the
+# end of the lease for each query of each node.
 _TAKE = Script(
     """
     local now, answer, queries, index = tonumber(ARGV[1]), {}, {}, 2
     while index <= #ARGV do
-        local node, last = ARGV[index], index + 1 + tonumber(ARGV[index + 1])
-        for place = index + 2, last do
+        local node, most, last = ARGV[index], tonumber(ARGV[index + 1]), index + 2 + tonumber(ARGV[index + 2])
+        for place = index + 3, last do
             local id = ARGV[place]
             local key, word, ends = KEYS[1] .. id, 'closed', '0'
             local query = queries[id]
-            if not query then
-                query = redis.call('HMGET', key, 'expires', 'lease', 'attempts', 'cancelled', 'end')
+            if most > 0 and not query then
+                query = redis.call('HMGET', key, 'expires', 'lease', 'attempts', 'closed', 'end', 'opens')
                 queries[id] = query
             end
-            if query[1] and query[4] == '0' and now < tonumber(query[1]) then
+            if most == 0 then word = 'left'
+            elseif query[1] and query[4] == '0' and now < tonumber(query[1]) and now >= tonumber(query[6] or '0') then
                 local nodes = key .. ':nodes'
                 local state = redis.call('HGET', nodes, node)
                 local lease, attempts = 0, 0
@@ -40,6 +41,7 @@ _TAKE = Script(
                 elseif attempts >= tonumber(query[3]) then word = 'exhausted'
                 else
                     word, ends = 'taken', string.format('%.6f', now + tonumber(query[2]))
+                    most = most - 1
                     redis.call('HSET', nodes, node, ends .. ' ' .. (attempts + 1))
                     if not state then
                         redis.call('HINCRBY', key, 'offered', 1)
@@ -72,9 +74,9 @@ class Takes:
     _waiting: list[_Take] = attrs.field(factory=list, init=False)
     _is_under_way: bool = attrs.field(default=False, init=False)
 
-    async def take(self, node_id: str, query_ids: Sequence[str], now: float) -> list[bytes]:
+    async def take(self, node_id: str, query_ids: Sequence[str], now: float, most: int) -> list[bytes]:
         """For each query a word and the end of the lease."""
-        take = _Take(node_id, query_ids, now)
+        take = _Take(node_id, query_ids, now, most)
         self._waiting.append(take)
         if not self._is_under_way:
             self._is_under_way = True
@@ -92,7 +94,7 @@ class Takes:
     async def _run(self, together: list[_Take]) -> None:
         words: list[Any] = [repr(max(take.now for take in together))]
         for take in together:
-            words += [take.node_id, len(take.query_ids), *take.query_ids]
+            words += [take.node_id, take.most, len(take.query_ids), *take.query_ids]
         try:
             answer = await self._redis.run(_TAKE, [self._key], words)
         except Exception as problem:
@@ -113,4 +115,5 @@ class _Take:
     node_id: str
     query_ids: Sequence[str]
     now: float
+    most: int
     answer: Deferred[list[bytes]] = attrs.field(factory=Deferred)

@@ -2,35 +2,70 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import attrs
 import msgspec
 
-from osqtwist.livequery import LiveQueries, refuse_bad_sql
+from osqtwist.livequery import LONGEST, Asker, LiveQueries, Question, refuse_bad_sql
 from osqtwist.operator import Role
 from osqtwist.targeting import Target
 from osqtwist.web.operations import NDJSON, Call, Operation, Page, page_of
+from osqtwist.web.pacing import PacedAnswer
 from osqtwist.wire import MalformedRequest
 
-_YEAR = 366 * 86400
 _Sql = Annotated[str, msgspec.Meta(min_length=1, max_length=64 * 1024)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=LONGEST)]
+# A Unix time, or a date and time with its offset.
+_Moment = Annotated[float, msgspec.Meta(ge=0, le=1e11)] | Annotated[datetime.datetime, msgspec.Meta(tz=True)]
 
 
 class QueryOrder(msgspec.Struct, forbid_unknown_fields=True):
-    """A new query; ``expires_in`` in seconds, ``check`` whether to look at the SQL first."""
+    """
+    A new query.
+
+    ``expires_in``: for how many seconds nodes are asked; ``from`` and ``until``: from when and until when, as Unix time
+    or as in RFC 3339; ``keep_for``: seconds after its end for which results are kept; ``check``: whether to look at the
+    SQL first.
+    """
 
     sql: _Sql
     target: Target = Target()
     discovery: Annotated[str, msgspec.Meta(max_length=64 * 1024)] = ""
-    expires_in: Annotated[float, msgspec.Meta(gt=0, le=_YEAR)] = 60.0
+    expires_in: _Seconds = 60.0
+    opens_at: _Moment | None = msgspec.field(name="from", default=None)
+    until: _Moment | None = None
+    keep_for: _Seconds | None = None
     check: bool = True
+
+    def question(self) -> Question:
+        """
+        What is to be asked.
+
+        :raise MalformedRequest: there is no SQL in it.
+        :raise BadQuery: no node could run it.
+        """
+        if not self.sql.strip():
+            raise MalformedRequest("sql is empty")
+        question = Question(
+            sql=self.sql,
+            target=self.target,
+            discovery=self.discovery,
+            lasts=self.expires_in,
+            opens_at=_unix(self.opens_at),
+            until=_unix(self.until),
+            keep=self.keep_for or 0.0,
+        )
+        if self.check:
+            refuse_bad_sql(self.target, *question.texts)
+        return question
 
 
 @attrs.frozen
 class QueryOperations:
-    """Distributed queries: asked, followed, looked up afterwards, called off."""
+    """Distributed queries: asked, approved, looked up afterwards, called off."""
 
     live: LiveQueries
 
@@ -42,7 +77,7 @@ class QueryOperations:
             Operation("POST", f"{queries}/run", self.run, Role.OPERATOR, body=QueryOrder, media=NDJSON),
             Operation("GET", queries, self.queries, Role.VIEWER, query=Page),
             Operation("GET", query, self.query, Role.VIEWER),
-            Operation("GET", f"{query}/results", self.results, Role.VIEWER, media=NDJSON),
+            Operation("POST", f"{query}/approve", self.approve, Role.OPERATOR),
             Operation("POST", f"{query}/cancel", self.cancel, Role.OPERATOR),
         )
 
@@ -52,36 +87,36 @@ class QueryOperations:
         return page_of(await self.live.queries(page.offset + page.limit + 1), page, "queries")
 
     async def query(self, call: Call) -> Any:
-        """One query and how far it has come."""
+        """One query, how far it has come, and what it cost."""
         return await self.live.query(call.path["query"])
 
     async def issue(self, call: Call) -> Any:
-        """Ask nodes something: `{"sql": ..., "target": {...}, "expires_in": 60}`."""
-        order = _checked(call.body)
-        return await self.live.issue(
-            order.sql, order.target, order.expires_in, discovery=order.discovery, created_by=call.actor.name
-        )
+        """Ask nodes something: `{"sql": ..., "target": {...}, "expires_in": 60}`, `from`, `until`, `keep_for`."""
+        return await self.live.issue(call.body.question(), _asker(call))
 
     async def run(self, call: Call) -> None:
         """The same, and stream the results until all that are online answered or time is up; going away ends it."""
-        order = _checked(call.body)
-        await self.live.run(
-            order.sql, order.target, order.expires_in, call.emit, discovery=order.discovery, created_by=call.actor.name
-        )
+        question = call.body.question()
+        call.set_header("Content-Type", NDJSON)
+        with PacedAnswer(self.live.clock, call.request) as answer:
 
-    async def results(self, call: Call) -> None:
-        """Its results so far."""
-        await self.live.query(call.path["query"])
-        await self.live.results(call.path["query"], call.emit)
+            async def emit(line: dict[str, Any]) -> None:
+                await answer.write(msgspec.json.encode(line) + b"\n")
+
+            await self.live.run(question, _asker(call), emit)
+
+    async def approve(self, call: Call) -> Any:
+        """Let a query that waits for approval go to nodes; somebody else than who issued it must."""
+        return await self.live.approve(call.path["query"], _asker(call))
 
     async def cancel(self, call: Call) -> Any:
         """Ask no more nodes."""
         return await self.live.cancel(call.path["query"])
 
 
-def _checked(order: QueryOrder) -> QueryOrder:
-    if not order.sql.strip():
-        raise MalformedRequest("sql is empty")
-    if order.check:
-        refuse_bad_sql(order.target, *filter(None, (order.sql, order.discovery)))
-    return order
+def _asker(call: Call) -> Asker:
+    return Asker(call.actor.name, call.actor.role is Role.ADMIN)
+
+
+def _unix(moment: float | datetime.datetime | None) -> float:
+    return moment.timestamp() if isinstance(moment, datetime.datetime) else moment or 0.0

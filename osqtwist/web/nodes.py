@@ -176,8 +176,10 @@ class NodeAPI:
         now = self.exchange.clock.seconds()
         query_ids = dict.fromkeys([*request.queries, *request.statuses])
         visit.lines = len(query_ids)
-        await self.distributed.record(
-            [
+        results = []
+        for query_id in query_ids:
+            rows = wire.rows_of(request, query_id)
+            results.append(
                 QueryResult(
                     query_id=query_id,
                     node_id=caller.node_id,
@@ -185,12 +187,12 @@ class NodeAPI:
                     received_at=now,
                     status=request.statuses.get(query_id, 0),
                     message=request.messages.get(query_id, "")[:4096],
-                    rows=wire.rows_of(request, query_id),
+                    rows=rows,
+                    row_count=wire.count_rows(rows),
                     stats=wire.stats_of(request, query_id),
                 )
-                for query_id in query_ids
-            ]
-        )
+            )
+        await self.distributed.record(results)
         return wire.DONE
 
     async def carve_start(self, visit: Visit) -> bytes:

@@ -12,6 +12,7 @@ from osqtwist.inventory import BadTag
 from osqtwist.livequery import BadQuery
 from osqtwist.nodechanges import BadChange
 from osqtwist.operator import NotAllowed, NotKnown
+from osqtwist.query import NotWaiting, OwnQuery
 from osqtwist.targeting import BadTarget
 from osqtwist.web.repeats import KeyReused, StillUnderWay
 from osqtwist.web.workers import NotReplaced
@@ -47,6 +48,8 @@ _CODES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (BadToken, HTTPStatus.BAD_REQUEST),
     (KeyReused, HTTPStatus.UNPROCESSABLE_ENTITY),
     (StillUnderWay, HTTPStatus.CONFLICT),
+    (OwnQuery, HTTPStatus.FORBIDDEN),
+    (NotWaiting, HTTPStatus.CONFLICT),
     (NotReplaced, HTTPStatus.CONFLICT),
     (BadChange, HTTPStatus.CONFLICT),
     (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
