@@ -162,6 +162,7 @@ async def test_one_request_and_the_connection_is_closed(serve: Callable[..., Ser
     assert server.count("osqtwist_connections_accepted_total") == 1
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_kept_connections_carry_more_requests(serve: Callable[..., Served]) -> None:
     """With the setting a connection serves request after request, and ends when it idles."""
@@ -192,6 +193,7 @@ async def test_a_node_may_end_a_kept_connection(serve: Callable[..., Served]) ->
     assert server.count("osqtwist_connection_deadlines_total", phase="answer") == 0
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_requests_at_once_on_a_kept_connection_are_answered_in_order(serve: Callable[..., Served]) -> None:
     """The deadline for the next request does not run while that request is being handled, however long it takes."""
@@ -317,6 +319,7 @@ def trickle(first: bytes) -> Callable[[socket.socket], float]:
     return client
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_headers_and_body_have_deadlines_that_bytes_do_not_move(serve: Callable[..., Served]) -> None:
     """A byte now and then does not keep a connection."""
@@ -327,6 +330,7 @@ async def test_headers_and_body_have_deadlines_that_bytes_do_not_move(serve: Cal
         assert server.count("osqtwist_connection_deadlines_total", phase=phase) == 1
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_silence_after_the_handshake_has_a_deadline(serve: Callable[..., Served]) -> None:
     """A connection without a request is closed without an answer."""
@@ -335,12 +339,14 @@ async def test_silence_after_the_handshake_has_a_deadline(serve: Callable[..., S
     assert server.count("osqtwist_connection_deadlines_total", phase="headers") == 1
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_request_that_is_being_handled_has_no_deadline(serve: Callable[..., Served]) -> None:
     """A distributed read is held longer than any phase may last."""
     assert (await serve().call(ask(post(b"", "/late")))).endswith(b"late\r\n0\r\n\r\n")
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_a_peer_that_does_not_read_is_let_go(serve: Callable[..., Served]) -> None:
     """An answer that nobody takes ends with the connection, and its memory with it."""
