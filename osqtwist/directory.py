@@ -7,6 +7,7 @@ of revocations.  Whatever it caches is looked at again when a ``nodes`` signal s
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -34,6 +35,7 @@ REVOCATION_INTERVAL = 1.0
 """Seconds between two looks at the revocations, in case a signal was lost."""
 ANSWERED_WITHIN = 0.5
 """Seconds after a revocation in which held reads are answered; then the node's connections are ended."""
+_LOOKS_APART = 0.1
 _MAX_KNOWN = 250_000
 
 
@@ -78,6 +80,8 @@ class Directory(Service):
         self._revocations: dict[str, Revocation] = {}
         self._loops: list[LoopingCall] = []
         self._endings: list[IDelayedCall] = []
+        self._looked_at = -math.inf
+        self._next_look: IDelayedCall | None = None
         self._unsubscribe: Callable[[], None] | None = None
 
     def startService(self) -> None:
@@ -99,6 +103,8 @@ class Directory(Service):
         for loop in self._loops:
             loop.stop()
         self._loops.clear()
+        if self._next_look is not None and self._next_look.active():
+            self._next_look.cancel()
         for ending in self._endings:
             if ending.active():
                 ending.cancel()
@@ -193,6 +199,7 @@ class Directory(Service):
 
     async def refresh_revocations(self) -> None:
         """Look at the revocations; if the store does not answer, those known stay in force."""
+        self._looked_at = self._clock.seconds()
         try:
             current = {revocation.node_id: revocation for revocation in await self._nodes.revocations()}
         except (StoreUnavailable, StoreFull):
@@ -220,7 +227,12 @@ class Directory(Service):
         else:
             self._known.clear()
             self._noted.clear()
-        Deferred.fromCoroutine(self.refresh_revocations())
+        # Each enrollment is such a signal; a herd of them must not have everybody read all revocations each time.
+        wait = self._looked_at + _LOOKS_APART - self._clock.seconds()
+        if wait <= 0:
+            Deferred.fromCoroutine(self.refresh_revocations())
+        elif self._next_look is None or not self._next_look.active():
+            self._next_look = self._clock.callLater(wait, lambda: Deferred.fromCoroutine(self.refresh_revocations()))
 
 
 def _with_certificate(node: Node | None, caller: Caller) -> Node:

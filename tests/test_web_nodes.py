@@ -590,3 +590,16 @@ def test_certificates_that_end_soon(server: Server) -> None:
     server.finish(Deferred.fromCoroutine(server.inventory.update_metrics()))
     counts = {word: server.metrics.node_certificates.labels(ends=word)._value.get() for word in ("30 days", "expired")}
     assert counts == {"30 days": 1, "expired": 0}
+
+
+def test_a_herd_that_enrolls_does_not_have_all_revocations_read_each_time(server: Server) -> None:
+    """Once at the first, and once for all others within the same tenth of a second; a revocation is seen by then."""
+    calls = server.outages["nodes"].calls
+    server.turn(1)
+    calls.clear()
+    keys = [server.enroll(f"host-{number}") for number in range(20)]
+    assert calls.count("revocations") <= 1
+    server.operate("/api/v1/nodes/host-3/revoke", {}, "POST")
+    server.turn(0.1)
+    assert calls.count("revocations") <= 3
+    assert server.ask("/config", {"node_key": keys[3]})[1]["node_invalid"] is True
