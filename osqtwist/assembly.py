@@ -19,16 +19,17 @@ from twisted.web.server import Request
 from osqtwist.admission import Admission
 from osqtwist.authentication import Authentication
 from osqtwist.carves import CarveLimits, Carves
-from osqtwist.clones import Clones, Report
+from osqtwist.clones import Clones
 from osqtwist.clonewatch import CloneWatch
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.directory import Directory
 from osqtwist.distributed import Distributed
 from osqtwist.easing import Easing
 from osqtwist.enrollment import Enrollment, EnrollSecrets
+from osqtwist.fleetevents import EventSettings, FleetEvents
 from osqtwist.housekeeping import BufferWatch
 from osqtwist.identity import CertificateIdentity
-from osqtwist.interfaces import IStores
+from osqtwist.interfaces import IStores, Report
 from osqtwist.logs import LogIntake
 from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys
@@ -55,11 +56,16 @@ MAX_LINE_BYTES = 4 * _MIB
 
 @attrs.frozen
 class Parts:
-    """What :func:`assemble` puts together: the API of nodes, and what has to run."""
+    """
+    What :func:`assemble` puts together: the API of nodes, and what has to run.
+
+    :ivar report: to be called with what somebody may want to be told of: the kind, the id of a node, and the facts.
+    """
 
     api: NodeAPI
     parked: ParkedReads
     services: list[IService]
+    report: Report
 
 
 def assemble(
@@ -74,7 +80,6 @@ def assemble(
     metrics: Metrics,
     binds_keys: bool = True,
     process: str = "",
-    report: Report = lambda kind, node_id, facts: None,
 ) -> Parts:
     """
     The object graph between the stores and the node API.
@@ -82,20 +87,27 @@ def assemble(
     :param carve_folder: shared by all processes that serve nodes.
     :param process: the name of this process among all that serve nodes; empty if it serves none.
     :param binds_keys: whether, where certificates are required, only keys that are bound to one count.
-    :param report: called with what somebody may want to be told of: the kind, the id of a node, and the facts.
     """
     pool = reactor.getThreadPool()
 
     def in_thread(work: Callable[[], Any]) -> Any:
         return deferToThreadPool(reactor, pool, work)
 
+    events, report = _events(reactor, settings, stores, process)
     parked = ParkedReads(reactor, metrics.parked_reads.set)
     distributed = Distributed(reactor, stores.queries, stores.signals, parked, metrics, settings.query_burst)
 
     def tagging() -> Tagging:
         return configuration.tagging
 
-    directory = Directory(reactor, stores.nodes, stores.signals, distributed.end_reads_of, tagging)
+    directory = Directory(reactor, stores.nodes, stores.signals, distributed.end_reads_of, tagging, report)
+
+    def is_revoked(node_id: str, issued_at: float = 0.0) -> bool:
+        found = directory.is_revoked(node_id, issued_at)
+        if found:
+            report("revoked_attempt", node_id, {})
+        return found
+
     clones = Clones(reactor, stores, report)
     watch = CloneWatch(reactor, stores, clones, directory.enrolled_at, settings.worker_count)
     carves = Carves(
@@ -118,7 +130,7 @@ def assemble(
         certificate_of=certificate_of,
         authentication=Authentication(
             node_keys,
-            directory.is_revoked,
+            is_revoked,
             binds_keys and settings.client_auth == "required",
             clones.node_of,
         ),
@@ -128,9 +140,10 @@ def assemble(
             stores.signals,
             node_keys,
             secrets,
-            directory.is_revoked,
+            is_revoked,
             watch.placed,
             settings.enroll_by_certificate,
+            report,
         ),
         clones=clones,
         watch=watch,
@@ -153,7 +166,17 @@ def assemble(
     services: list[IService] = [directory, clones, distributed, BufferWatch(reactor, stores, admission)]
     if settings.ease:
         services.append(Easing(reactor, stores, configuration, metrics, settings.easing, process))
-    return Parts(api, parked, services)
+    return Parts(api, parked, [*services, *events], report)
+
+
+def _events(reactor: Any, settings: Settings, stores: IStores, process: str) -> tuple[list[IService], Report]:
+    """What writes down what happens in the fleet, if anybody wants to know."""
+    if settings.events is None and not settings.alert:
+        return [], lambda kind, node_id, facts: None
+    # Of several processes only the one that serves operators looks around.
+    looks = settings.worker_count == 1 or not process
+    events = FleetEvents(reactor, stores, settings.events or EventSettings(), looks)
+    return [events], events.report
 
 
 def node_site(

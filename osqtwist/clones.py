@@ -12,7 +12,7 @@ It is reported once it is sure that both live.  How that is noticed is in :mod:`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -24,7 +24,7 @@ from twisted.logger import Logger
 
 from osqtwist.clone import MOST_PLACES, Clone, CloneKind
 from osqtwist.cloneevidence import GRACE
-from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
+from osqtwist.interfaces import IStores, Report, StoreFull, StoreUnavailable
 
 LOOK_INTERVAL = 30.0
 """Seconds between two looks at who is suspected."""
@@ -34,8 +34,6 @@ _NOTED_EVERY = 3600.0
 _SUSPECTED_FOR = 7 * 86400.0
 _KEPT_FOR = 30 * 86400.0
 
-Report = Callable[[str, str, Mapping[str, Any]], object]
-"""Called with ``clone``, the id of a node, and what is known."""
 
 _SENTENCES = {
     ("machines", True): "two machines are called {name!r}: {node} and {clone}",

@@ -21,20 +21,26 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from osqtwist.alerting import SINK as ALERTS
+from osqtwist.alerting import AlertSink
+from osqtwist.alertrule import read_rules
 from osqtwist.childside import begin, read_instructions, run
-from osqtwist.courier import Courier
+from osqtwist.courier import Courier, DeliveryLimits
 from osqtwist.delivery import SinkDelivery
 from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.pace import Pace
+from osqtwist.routing import Route, RouteSettings
 from osqtwist.settings import Settings
 from osqtwist.sharedsink import SharedSink
 from osqtwist.sinkinterfaces import BadSinkSetting, ILogSink
 from osqtwist.sinksettings import SinkPlan, read_sinks
 from osqtwist.statefolder import StateFolder, lock_slot
 from osqtwist.storage.redis_url import parse_redis_url
-from osqtwist.storing import delivery_stores
+from osqtwist.storing import delivery_stores, server_stores
 
 _READY_PAUSE = 2.0
+# Alerts raise no alerts.
+_NOT_ALERTS = Route(RouteSettings(when="not log_type:alert"))
 
 
 @attrs.define(eq=False)
@@ -121,8 +127,25 @@ def delivery_service(reactor: Any, settings: Settings, redis_url: str) -> Delive
         from_start = plan.keys.start == "oldest"
         return SinkDelivery(reactor, stores, plan.keys.kind, courier, plan.route, consumer, from_start)
 
-    streams = [_Stream(reactor, stores, [delivery(stores, plan, sink) for plan, sink in sinks]) for stores in servers]
+    rules = read_rules(settings.alert)
+    alerts = _alert_sink(reactor, settings, redis_url, len(servers)) if rules else None
+
+    def alerting(stores: IStores) -> list[SinkDelivery]:
+        if alerts is None:
+            return []
+        courier = Courier(reactor, ALERTS, alerts, DeliveryLimits(), Pace(reactor))
+        return [SinkDelivery(reactor, stores, ALERTS, courier, _NOT_ALERTS, consumer, from_start=False)]
+
+    streams = [
+        _Stream(reactor, stores, [*(delivery(stores, plan, sink) for plan, sink in sinks), *alerting(stores)])
+        for stores in servers
+    ]
     return DeliveryService(streams, slot)
+
+
+def _alert_sink(reactor: Any, settings: Settings, redis_url: str, users: int) -> ILogSink:
+    stores = server_stores(reactor, settings, parse_redis_url(redis_url))
+    return _shared(AlertSink(reactor, stores, read_rules(settings.alert)), users)
 
 
 def _shared(sink: ILogSink, users: int) -> ILogSink:

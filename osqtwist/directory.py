@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from osqtwist.authentication import Caller
 from osqtwist.enrollment import certificate_record
-from osqtwist.interfaces import INodeStore, ISignals, StoreFull, StoreUnavailable
+from osqtwist.interfaces import INodeStore, ISignals, Report, StoreFull, StoreUnavailable
 from osqtwist.node import ConfigServed, ConfigState, Node, Revocation, Sighting
 from osqtwist.tagging import Tagging
 from osqtwist.targeting import NodeFacts
@@ -67,12 +67,14 @@ class Directory(Service):
         signals: ISignals,
         on_revoked: Callable[[str], None],
         tagging: Callable[[], Tagging] = Tagging,
+        report: Report = lambda kind, node_id, facts: None,
     ) -> None:
         self._clock = clock
         self._nodes = nodes
         self._signals = signals
         self._on_revoked = on_revoked
         self._tagging = tagging
+        self._report = report
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._seen: dict[str, Sighting] = {}
         self._noted: dict[str, Sighting] = {}
@@ -130,6 +132,8 @@ class Directory(Service):
         updated = _with_certificate(node, caller)
         if updated is not node:
             updated = await self._nodes.record(updated)
+        if node is None:
+            self._report("node_new", updated.node_id, {"name": updated.name, "proof": updated.proof})
         return self.learn(updated)
 
     def learn(self, node: Node) -> NodeFacts:

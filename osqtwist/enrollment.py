@@ -16,7 +16,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from osqtwist.identity import CertificateIdentity, node_id_for_certificate, node_id_for_host
-from osqtwist.interfaces import INodeStore, ISignals, StoreFull, StoreUnavailable
+from osqtwist.interfaces import INodeStore, ISignals, Report, StoreFull, StoreUnavailable
 from osqtwist.node import TAG_PATTERN, CertificateRecord, Node
 from osqtwist.nodekey import NodeKeys
 from osqtwist.wire import EnrollRequest
@@ -74,6 +74,7 @@ class Enrollment:
     """
     :ivar is_revoked: whether a node may not come back.
     :ivar by_certificate: whether a certificate suffices, without a secret.
+    :ivar report: told of the node; who hears it finds out whether it is new.
     :ivar placed: which node a machine is that enrolls, and when: see :meth:`osqtwist.clonewatch.CloneWatch.placed`.
     """
 
@@ -85,6 +86,7 @@ class Enrollment:
     is_revoked: Callable[[str], bool]
     placed: Callable[[Node], Awaitable[Node]]
     by_certificate: bool = True
+    report: Report = lambda kind, node_id, facts: None
 
     async def enroll(self, request: EnrollRequest, certificate: CertificateIdentity | None) -> tuple[Node, str]:
         """
@@ -123,6 +125,7 @@ class Enrollment:
         with contextlib.suppress(StoreUnavailable, StoreFull):
             # Lost, it only costs other processes a moment of knowing the node as it was.
             await self.signals.publish("nodes", node.node_id)
+        self.report("node_new", node.node_id, {"name": node.name, "proof": node.proof})
         identity = certificate.value if certificate else ""
         return node, self.node_keys.issue(node.node_id, node.enrolled_at, identity)
 

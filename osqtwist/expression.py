@@ -47,7 +47,7 @@ class Vocabulary:
     The keys that an expression may use.
 
     :ivar keys: names; one that ends in ``.`` stands for every name that begins so (``decoration.``).
-    :ivar numbers: those of them that may be compared.
+    :ivar numbers: those of them that may be compared; one that ends in ``.`` likewise.
     """
 
     keys: frozenset[str]
@@ -58,7 +58,7 @@ class Vocabulary:
         if key not in self.keys and not any(key.startswith(known) for known in self.keys if known.endswith(".")):
             near = difflib.get_close_matches(key, self.keys, 3) or sorted(self.keys)
             raise BadExpression(f"column {column}: there is no key {key!r}; there is {', '.join(near)}")
-        if is_comparison and key not in self.numbers:
+        if is_comparison and key not in self.numbers and f"{key.partition('.')[0]}." not in self.numbers:
             raise BadExpression(f"column {column}: {key!r} is not a number; write {key}:VALUE")
 
 

@@ -14,7 +14,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from osqtwist.admission import Admission
-from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
+from osqtwist.interfaces import IStores, Report, StoreFull, StoreUnavailable
 from osqtwist.sinkview import SinkState, SinkView
 
 INTERVAL = 5.0
@@ -79,11 +79,13 @@ class LogKeeping(_Rounds):
     """
     Trims, and warns of sinks that fall behind; once for each server.
 
+    :ivar report: told of sinks that fall behind.
     :ivar max_age: seconds; 0 keeps batches for as long as there is room.
     """
 
     sinks: SinkView
     max_age: float
+    report: Report = lambda kind, node_id, facts: None
     _warned: dict[str, float] = attrs.field(factory=dict, init=False)
     _was_shut: bool = attrs.field(default=False, init=False)
     _away: tuple[str, ...] = attrs.field(default=(), init=False)
@@ -138,6 +140,8 @@ class LogKeeping(_Rounds):
         if now - self._warned.get(state.name, -WARN_AGAIN) < WARN_AGAIN:
             return
         self._warned[state.name] = now
+        facts = {"sink": state.name, "state": state.state, "lines": state.lag.lines, "trouble": state.trouble}
+        self.report("sink_behind", "", facts)
         self._log.warn(
             "sink {name} is {state} and {lines} lines ({mib} MiB) behind{trouble}; once the log buffer is full, nodes "
             "keep their lines. Mend it, or have nothing wait for it any more: osqtwist sink forget {name}",

@@ -9,6 +9,7 @@ that has begun may or may not undo it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import attrs
 from zope.interface import Attribute, Interface
@@ -19,6 +20,9 @@ from osqtwist.clone import Clone
 from osqtwist.node import FormerNode, Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, QueryProgress, QueryResult, Taken
 from osqtwist.querycost import ResultCost
+
+Report = Callable[[str, str, Mapping[str, Any]], object]
+"""Called with the kind of something that happened, the id of the node, and the facts; see osqtwist.fleetevents."""
 
 
 class StoreUnavailable(Exception):
@@ -101,6 +105,9 @@ class INodeStore(Interface):
 
     async def count_since(moment: float) -> int:
         """How many nodes were seen at or after ``moment``."""
+
+    async def last_seen_between(start: float, end: float, offset: int, count: int) -> list[tuple[str, float]]:
+        """Ids and times of nodes last seen from ``start`` on and before ``end``, a page at a time."""
 
     async def expiring(start: float, end: float, count: int) -> list[str]:
         """Ids of nodes whose newest certificate ends from ``start`` on and before ``end``, the first to end first."""
@@ -310,6 +317,7 @@ class IStores(Interface):
     clones = Attribute("an ICloneStore")
     audit = Attribute("an IAuditStore")
     loads = Attribute("an ILoadStore")
+    alerts = Attribute("an osqtwist.alertinterfaces.IAlertStore")
     operators = Attribute("an osqtwist.operatorinterfaces.IOperatorStore")
     signals = Attribute("an ISignals")
 

@@ -68,6 +68,8 @@ class Inventory:
             for word, start, end in _EXPIRY_CLASSES:
                 count = await self.stores.nodes.count_expiring(now + start * DAY, now + end * DAY)
                 metrics.node_certificates.labels(ends=word).set(count)
+            for (rule, outcome), count in (await self.stores.alerts.counts()).items():
+                metrics.alerts.labels(rule=rule, outcome=outcome).set(count)
         except (StoreUnavailable, StoreFull):
             metrics.store_up.set(0)
             return

@@ -20,6 +20,7 @@ import msgspec
 from twisted.application.service import IService
 from twisted.logger import Logger
 
+from osqtwist.alertrule import BadAlertRule, read_rules
 from osqtwist.announcement import SAMPLE_CONFIG, announce, node_files
 from osqtwist.assembly import Parts, assemble, node_site
 from osqtwist.configuration import ConfigFolder
@@ -74,6 +75,7 @@ EXPECTED = (
     BadConfiguration,
     BadRedisURL,
     BadSinkSetting,
+    BadAlertRule,
     NotDurable,
     StoreUnavailable,
     UnusablePKI,
@@ -136,7 +138,16 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
 
     crew = front if isinstance(front, Workers) else None
     admin = admin_api(
-        reactor, node_side.stores, node_side.parts, sinks, summed, settings.operators, flags, crew, settings.live
+        reactor,
+        node_side.stores,
+        node_side.parts,
+        sinks,
+        summed,
+        settings.operators,
+        flags,
+        crew,
+        settings.live,
+        read_rules(settings.alert),
     )
     return Server(
         reactor=reactor,
@@ -146,7 +157,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
         services=[
             *node_side.watches,
             HangUp(reactor, node_side.reloads),
-            LogKeeping(reactor, node_side.stores, sinks, settings.log_retention_hours * 3600),
+            LogKeeping(reactor, node_side.stores, sinks, settings.log_retention_hours * 3600, node_side.parts.report),
             *node_side.parts.services,
             *_delivery_child(reactor, settings, redis_url),
         ],
@@ -244,7 +255,8 @@ def _look_at_redis(settings: Settings) -> RedisPlace:
 
 def _delivery_child(reactor: Any, settings: Settings, redis_url: str) -> list[IService]:
     """The child that delivers logs, if there is anything to deliver to."""
-    if not settings.sink or settings.role == "nodes":
+    read_rules(settings.alert)
+    if not (settings.sink or settings.alert) or settings.role == "nodes":
         return []
     for plan in read_sinks(settings.sink):
         plan.make(reactor)

@@ -106,6 +106,12 @@ class Metrics:
             "Whether the log buffer takes nothing: 1 from the budget down to the low mark.",
             registry=registry,
         )
+        self.alerts = Gauge(
+            "osqtwist_alerts",
+            "Alerts of each rule: raised, repeated within the window, silenced.",
+            ["rule", "outcome"],
+            registry=registry,
+        )
         self.ease_level = Gauge(
             "osqtwist_ease_level", "How far the habits of nodes are eased for the load's sake.", registry=registry
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from osqtwist.access import Access, OperatorRules
+from osqtwist.alertrule import AlertRule
 from osqtwist.assembly import Parts
 from osqtwist.audittrail import AuditTrail
 from osqtwist.figures import SummedFigures
@@ -32,6 +33,7 @@ from osqtwist.tls import ReloadingServerTLS
 from osqtwist.tlsfiles import TLSFiles, authorities
 from osqtwist.tlsport import listen
 from osqtwist.web.admin import AdminAPI
+from osqtwist.web.alerts import AlertOperations
 from osqtwist.web.audit import AuditOperations
 from osqtwist.web.carves import CarveOperations
 from osqtwist.web.gate import OperatorGate
@@ -63,6 +65,7 @@ def admin_api(
     flags: Callable[[], str],
     crew: WorkerCrew | None = None,
     live_rules: LiveRules = LiveRules(),
+    alert_rules: Sequence[AlertRule] = (),
 ) -> AdminAPI:
     """
     The operators' API on top of what serves nodes.
@@ -86,6 +89,7 @@ def admin_api(
         SinkOperations(sinks),
         WorkerOperations(crew),
         CarveOperations(api.carves),
+        AlertOperations(reactor, stores, {rule.name: rule for rule in alert_rules}),
         AuditOperations(trail),
         TokenOperations(access),
     )

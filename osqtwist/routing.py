@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -23,8 +23,8 @@ FACTS = ("event_id", "node", "name", "identity", "serial", "issuer", "address", 
 """What the server can vouch for, in the order of a document."""
 
 OF_THE_BATCH = frozenset({"log_type", "tag", "node", "identity", "issuer", "serial", "address"})
-OF_THE_LINE = frozenset({"name", "pack", "action", "decoration."})
-VOCABULARY = Vocabulary(OF_THE_BATCH | OF_THE_LINE)
+OF_THE_LINE = frozenset({"name", "pack", "action", "severity", "decoration.", "column."})
+VOCABULARY = Vocabulary(OF_THE_BATCH | OF_THE_LINE, frozenset({"column.", "severity"}))
 
 _AS_KEY = re.compile(r"[A-Za-z_@][A-Za-z0-9_.@-]{0,63}")
 _lines_decoder = msgspec.json.Decoder(list[msgspec.Raw])
@@ -180,17 +180,28 @@ def _values_of_batch(batch: LogBatch, key: str) -> Iterable[str]:
 
 
 def _values_of_line(batch: LogBatch, fields: dict[str, Any], key: str) -> Iterable[str]:
-    if key in OF_THE_BATCH:
-        return _values_of_batch(batch, key)
+    return _values_of_batch(batch, key) if key in OF_THE_BATCH else values_of_fields(fields, key)
+
+
+def values_of_fields(fields: Mapping[str, Any], key: str) -> Iterable[str]:
+    """What a line itself has at a key of :data:`OF_THE_LINE`; of a snapshot, what any of its rows has."""
     if key == "pack":
         return _packs(str(fields.get("name", "")))
-    if key.startswith("decoration."):
-        decorations = fields.get("decorations")
-        if not isinstance(decorations, dict):
-            return ()
-        wanted = key.removeprefix("decoration.")
-        return tuple(str(value) for name, value in decorations.items() if str(name).lower() == wanted)
-    return (str(fields[key]),) if key in fields else ()
+    kind, dot, wanted = key.partition(".")
+    if not dot:
+        return (str(fields[key]),) if key in fields else ()
+    if kind == "decoration":
+        return _named(fields.get("decorations"), wanted)
+    rows = fields.get("snapshot")
+    if isinstance(rows, list):
+        return [value for row in rows for value in _named(row, wanted)]
+    return _named(fields.get("columns"), wanted)
+
+
+def _named(values: Any, wanted: str) -> tuple[str, ...]:
+    if not isinstance(values, dict):
+        return ()
+    return tuple(str(value) for name, value in values.items() if str(name).lower() == wanted)
 
 
 @lru_cache(maxsize=4096)

@@ -19,6 +19,7 @@ import msgspec
 from osqtwist.access import OperatorRules
 from osqtwist.distributed import MAX_HOLD, QUERY_BURST
 from osqtwist.ease import EaseRule
+from osqtwist.fleetevents import EventSettings
 from osqtwist.identity import IdentityRule, TagRule
 from osqtwist.liverules import LiveRules
 from osqtwist.loginterfaces import Budgets
@@ -82,6 +83,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     deadlines: Deadlines = Deadlines()
     live: LiveRules = LiveRules()
     sink: dict[str, dict[str, Any]] = {}
+    alert: dict[str, dict[str, Any]] = {}
+    events: EventSettings | None = None
     operators: OperatorRules = OperatorRules()
     easing: EaseRule = EaseRule()
 

@@ -19,6 +19,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, providedBy
 
+from osqtwist.alertrule import read_rules
 from osqtwist.assembly import assemble
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
@@ -194,6 +195,7 @@ class InMemoryServer:
             rules,
             lambda: "--flag\n",
             live_rules=self.settings.live,
+            alert_rules=read_rules(self.settings.alert),
         )
         return attrs.evolve(made, gate=_Door(self, made.gate))
 

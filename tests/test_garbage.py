@@ -42,7 +42,11 @@ def request(server: InMemoryServer, path: bytes) -> tuple[NodeChannel, StringTra
 
 
 def garbage(work: Any) -> int:
-    """How many objects of this project and of Twisted some work leaves in cycles, after it was done once before."""
+    """
+    How many objects of this project and of Twisted some work leaves in cycles, after it was done once before.
+
+    Something that another test left to be done may fall in between; what work leaves it leaves each time.
+    """
     work()
     gc.collect()
     gc.disable()
@@ -68,7 +72,7 @@ def test_an_answered_request_leaves_no_cycle(server: InMemoryServer, path: bytes
         channel.connectionLost(Failure(ConnectionDone()))
         server.reactor.advance(20)
 
-    assert garbage(work) == 0
+    assert min(garbage(work) for _ in range(3)) == 0
 
 
 def test_a_read_whose_node_goes_away_leaves_no_cycle(server: InMemoryServer) -> None:
@@ -83,7 +87,7 @@ def test_a_read_whose_node_goes_away_leaves_no_cycle(server: InMemoryServer) -> 
         assert len(server.parked) == 0
         server.reactor.advance(20)
 
-    assert garbage(work) == 0
+    assert min(garbage(work) for _ in range(3)) == 0
 
 
 def test_full_collections_are_rare() -> None:

@@ -93,7 +93,7 @@ def test_a_settings_file_that_is_missing_is_named() -> None:
 
 def test_every_option_is_explained() -> None:
     """Each setting is an option with a help text, or a table of the settings file."""
-    tables = {"identity", "certificate_tags", "deadlines", "live", "sink", "operators", "easing"}
+    tables = {"identity", "certificate_tags", "deadlines", "live", "sink", "operators", "easing", "alert", "events"}
     assert set(HELP) | tables == set(Settings.__struct_fields__)
     assert default_of("hold") == "10.0"
     assert default_of("request_log") == "yes"

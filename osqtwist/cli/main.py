@@ -9,6 +9,7 @@ import click
 
 from osqtwist import __version__
 from osqtwist.adminclient import Door
+from osqtwist.cli.alerts import alert
 from osqtwist.cli.audit import audit
 from osqtwist.cli.console import Operator
 from osqtwist.cli.files import carve, config, log
@@ -75,6 +76,7 @@ _COMMANDS = (
     query,
     log,
     sink,
+    alert,
     carve,
     audit,
     worker,

@@ -22,6 +22,7 @@ from osqtwist.interfaces import (
     IStores,
 )
 from osqtwist.loginterfaces import Budgets
+from osqtwist.storage.memory_alerts import MemoryAlertStore
 from osqtwist.storage.memory_clones import MemoryCloneStore
 from osqtwist.storage.memory_loads import MemoryLoadStore
 from osqtwist.storage.memory_logs import MemoryLogBuffer, MemorySinkQueues
@@ -143,6 +144,7 @@ class MemoryStores:
         self.audit = MemoryAuditStore()
         self.operators = MemoryOperatorStore(clock)
         self.loads = MemoryLoadStore()
+        self.alerts = MemoryAlertStore(clock)
 
     async def ready(self) -> None:
         """See :class:`osqtwist.interfaces.IStores`."""

@@ -112,6 +112,11 @@ class MemoryNodeStore:
         """See :class:`osqtwist.interfaces.INodeStore`."""
         return sum(seen.seen_at >= moment for seen in self._seen.values())
 
+    async def last_seen_between(self, start: float, end: float, offset: int, count: int) -> list[tuple[str, float]]:
+        """See :class:`osqtwist.interfaces.INodeStore`."""
+        found = sorted((seen.seen_at, node_id) for node_id, seen in self._seen.items() if start <= seen.seen_at < end)
+        return [(node_id, seen_at) for seen_at, node_id in found[offset : offset + count]]
+
     async def expiring(self, start: float, end: float, count: int) -> list[str]:
         """See :class:`osqtwist.interfaces.INodeStore`."""
         ends = [(node.certificate.not_after, node_id) for node_id, node in self._nodes.items() if node.certificate]

@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.loginterfaces import Budgets
+from osqtwist.storage.redis_alerts import RedisAlertStore
 from osqtwist.storage.redis_audit import RedisAuditStore
 from osqtwist.storage.redis_carves import RedisCarveStore
 from osqtwist.storage.redis_clones import RedisCloneStore
@@ -69,6 +70,7 @@ class RedisStores:
         self.clones = RedisCloneStore(self._redis, f"{prefix}clones")
         self.audit = RedisAuditStore(self._redis, f"{prefix}audit")
         self.operators = RedisOperatorStore(self._redis, prefix)
+        self.alerts = RedisAlertStore(self._redis, prefix)
         self.loads = RedisLoadStore(self._redis, f"{prefix}loads")
         self._is_open = False
         self._ready_within = ready_within

@@ -134,6 +134,12 @@ class RedisNodeStore:
         """One command."""
         return int(await self._redis.execute("ZCOUNT", f"{self._prefix}seen", repr(moment), "+inf"))
 
+    async def last_seen_between(self, start: float, end: float, offset: int, count: int) -> list[tuple[str, float]]:
+        """One command."""
+        words = (repr(start), f"({end!r}", "WITHSCORES", "LIMIT", offset, count)
+        found = await self._redis.execute("ZRANGEBYSCORE", f"{self._prefix}seen", *words)
+        return [(each.decode(), float(at)) for each, at in zip(found[::2], found[1::2], strict=True)]
+
     async def expiring(self, start: float, end: float, count: int) -> list[str]:
         """One command."""
         found = await self._redis.execute("ZRANGEBYSCORE", self._expiring, repr(start), f"({end!r}", "LIMIT", 0, count)

@@ -303,7 +303,7 @@ class ShardedStores:
         self.signals = ShardedSignals(main.signals, self.shards)
         self.nodes, self.queries, self.carves = main.nodes, main.queries, main.carves
         self.audit, self.operators, self.loads = main.audit, main.operators, main.loads
-        self.clones = main.clones
+        self.clones, self.alerts = main.clones, main.alerts
 
     async def ready(self) -> None:
         """Fire when the main server answers; one of the others that does not is the trouble of its nodes alone."""

@@ -1,0 +1,98 @@
+"""Operations about alerts: how many there were, and when not to tell."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import attrs
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+
+from osqtwist.alertinterfaces import Silence
+from osqtwist.alertrule import AlertRule
+from osqtwist.expression import BadExpression, parse
+from osqtwist.interfaces import IStores, NoSuchThing
+from osqtwist.operator import Role
+from osqtwist.routing import VOCABULARY
+from osqtwist.web.operations import Call, Operation
+from osqtwist.wire import MalformedRequest
+
+_YEAR = 366 * 86400
+
+
+class SilenceOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """What not to tell of: a rule, lines of an expression, or both; ``seconds`` from now."""
+
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=_YEAR)]
+    rule: str = ""
+    when: str = ""
+    why: Annotated[str, msgspec.Meta(max_length=500)] = ""
+
+
+@attrs.frozen
+class AlertOperations:
+    """
+    Alert rules and silences.
+
+    :ivar rules: those of the settings, by name.
+    """
+
+    clock: IReactorTime
+    stores: IStores
+    rules: Mapping[str, AlertRule]
+
+    def operations(self) -> Sequence[Operation]:
+        """See :class:`osqtwist.web.operations.OperationGroup`."""
+        return (
+            Operation("GET", "/api/v1/alerts", self.alerts, Role.VIEWER),
+            Operation("POST", "/api/v1/alerts/silences", self.silence, Role.OPERATOR, body=SilenceOrder, code=201),
+            Operation("POST", "/api/v1/alerts/silences/{silence}/end", self.unsilence, Role.OPERATOR),
+        )
+
+    async def alerts(self, call: Call) -> Any:
+        """Alert rules, how many alerts each raised, and the silences in force."""
+        counts = await self.stores.alerts.counts()
+        return {
+            "rules": [
+                {
+                    "rule": name,
+                    **msgspec.to_builtins(rule.settings),
+                    **{word: counts.get((name, word), 0) for word in ("raised", "repeated", "silenced")},
+                }
+                for name, rule in self.rules.items()
+            ],
+            "silences": msgspec.to_builtins(await self.stores.alerts.silences(self.clock.seconds())),
+        }
+
+    async def silence(self, call: Call) -> Any:
+        """Tell of no alerts of a rule, or of lines, for a time: `{"rule": ..., "when": ..., "seconds": 3600}`."""
+        order: SilenceOrder = call.body
+        if order.rule and order.rule not in self.rules:
+            raise NoSuchThing(f"there is no alert rule {order.rule!r}")
+        if not (order.rule or order.when):
+            raise MalformedRequest("say which rule, or which lines (when), to be silent about")
+        try:
+            parse(order.when, VOCABULARY)
+        except BadExpression as problem:
+            raise MalformedRequest(f"when: {problem}") from None
+        now = self.clock.seconds()
+        silence = Silence(
+            silence_id=secrets.token_hex(6),
+            rule=order.rule,
+            when=order.when,
+            until=now + order.seconds,
+            created_at=now,
+            created_by=call.actor.name,
+            why=order.why,
+        )
+        await self.stores.alerts.silence(silence)
+        return msgspec.to_builtins(silence)
+
+    async def unsilence(self, call: Call) -> Any:
+        """Tell of them again."""
+        silence_id = call.path["silence"]
+        if not await self.stores.alerts.unsilence(silence_id):
+            raise NoSuchThing(f"there is no silence {silence_id!r}")
+        return {"silence_id": silence_id, "ended": True}
