@@ -17,7 +17,8 @@ from osqtwist import configuration as configuration_module
 from osqtwist.announcement import SAMPLE_CONFIG
 from osqtwist.confcheck import check, check_size
 from osqtwist.configuration import ConfigFolder, NodeConfiguration, StaticConfiguration, check_folder, read_folder
-from osqtwist.layers import BadConfiguration, merge, parse_layer, parse_text, render, without_comments
+from osqtwist.documents import without_comments
+from osqtwist.layers import BadConfiguration, merge, parse_layer, parse_text, render
 from osqtwist.targeting import NodeFacts
 
 FACTS = NodeFacts("0" * 20, "node-1", platforms=frozenset({"linux"}))
