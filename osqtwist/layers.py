@@ -70,6 +70,7 @@ class Layer:
     One layer: its name, whom it is for, and what it says to osquery.
 
     :ivar sees_firm_tags_only: its target looks at no tags that follow from others (see :mod:`osqtwist.tagging`).
+    :ivar pack_files: the files of those of its packs that have one of their own, by the name of the pack.
     """
 
     name: str
@@ -77,10 +78,15 @@ class Layer:
     body: Mapping[str, Any]
     description: str = ""
     sees_firm_tags_only: bool = False
+    pack_files: Mapping[str, str] = {}
 
     def is_for(self, facts: NodeFacts) -> bool:
         """Whether a node with these facts gets it."""
-        return self.target.matches(facts.with_firm_tags() if self.sees_firm_tags_only else facts)
+        return self.target.matches(self.seen(facts))
+
+    def seen(self, facts: NodeFacts) -> NodeFacts:
+        """What of a node its target looks at."""
+        return facts.with_firm_tags() if self.sees_firm_tags_only else facts
 
 
 def parse_layer(file: str, text: str) -> Layer:
