@@ -75,7 +75,7 @@ def test_aliases_and_merges() -> None:
         ("a: .inf", "too large", 1),
         ("a: 1.0e+999", "too large", 1),
         ("a: 99999999999999999999999", "64 bits", 1),
-        ("a: 1" + ":1" * 400_000, "number is too long", 1),
+        ("a: 1" + ":1" * 50_000, "number is too long", 1),
         ("[a, b]: 1", "a key must be text", 1),
         ("a: *b", "undefined alias", 1),
         ("a: &a [*a]", "nested too deeply", 1),
@@ -115,6 +115,7 @@ def test_json_that_cannot_be_served_is_refused(text: str, problem: str) -> None:
         read_json(text)
 
 
+@pytest.mark.slow
 def test_a_bomb_of_aliases_costs_little() -> None:
     """Ten lists of ten aliases each, nested, would be ten thousand million values."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]

@@ -105,6 +105,24 @@ def config_diff(operator: Operator, before: Path, after: Path, node: str) -> Non
         sys.exit(_DIFFERENT)
 
 
+@config.command("import")
+@click.option("--from", "kind", type=click.Choice(["osquery", "fleet", "doorman", "zentral"]), required=True)
+@click.option("--into", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write to.")
+@click.option("--force", is_flag=True, help="Write over files that are there.")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path, exists=True))
+@click.pass_obj
+def config_import(operator: Operator, kind: str, into: Path, force: bool, paths: tuple[Path, ...]) -> None:
+    """
+    Make layers and packs of another server's configuration, or osquery's own; without a server.
+
+    Of a folder all .conf, .json, .yaml and .yml files below it are read.  What has no counterpart is listed.  The exit
+    status is 0 if everything came over, 4 if there were warnings, 1 if nothing was written.
+    """
+    from osqtwist.cli.importing import run  # noqa: PLC0415 - only this sub-command needs it
+
+    run(operator, kind, paths, into, force)
+
+
 def _for_node(operator: Operator, node: str, before: Any, after: Any) -> Any:
     from osqtwist.confdiff import compare_outcomes  # noqa: PLC0415 - only this sub-command needs it
     from osqtwist.configuration import DEFAULT_OPTIONS  # noqa: PLC0415
