@@ -24,6 +24,7 @@ from osqtwist.configuration import NodeConfiguration, check_folder, read_folder
 from osqtwist.importing import READERS, draft_of
 from osqtwist.importing.draft import Draft
 from osqtwist.importing.sources import SourceFile, Sources
+from osqtwist.tagging import parse_tagging
 from osqtwist.targeting import NodeFacts
 
 
@@ -369,7 +370,30 @@ def test_how_fleets_labels_are_said(labels: Any, discovery: list[str], tags: tup
     assert (pack.get("discovery", []), set(pack["queries"])) == (discovery, {"q"})
     if tags:
         assert "packs" not in outcome(draft, platform=platform)
-        assert any(f"give {tags[0]} to its nodes" in note for note in notes(draft))
+        assert any(f"give {tags[0]} to its nodes" in note for note in notes(draft)) is not (
+            "tags.toml" in draft.files()
+        )
+
+
+def test_a_label_of_sql_beside_others_is_a_tag_that_a_query_gives() -> None:
+    """Asked only where it can be answered, and whatever letters it has."""
+    sql = "SELECT 1 FROM deb_packages WHERE name = '\x7f\"\\\n' -- last"
+    known = [{"name": "Debian", "query": sql + ";", "label_membership_type": "dynamic"}]
+    queries = [
+        query("q", labels_include_any=["Debian", "macOS"]),
+        query("r", labels_include_any=["Debian", "MS Windows"]),
+    ]
+    draft = imported("fleet", {"default.json": {"labels": known, "queries": queries}})
+    (tagged,) = parse_tagging(draft.files()["tags.toml"]).queries
+    assert (tagged.tag, tagged.sql, tagged.where) == ("label:debian", sql, "platform:linux")
+    assert not notes(draft)
+
+
+def test_names_of_tag_queries_are_kept() -> None:
+    """No query that is imported takes one."""
+    draft = imported("osquery", {"a.conf": {"schedule": {"osqtwist_tag:x": {"query": "SELECT 1", "interval": 60}}}})
+    assert draft.files() == {}
+    assert "tag queries have such names" in notes(draft)[0]
 
 
 def test_fleets_older_documents() -> None:
@@ -631,10 +655,12 @@ def test_zentrals_api() -> None:
     for tags in ([], ["configuration:macs"], ["zentral:web"], ["configuration:macs", "zentral:web", "zentral:old"]):
         assert "packs" not in outcome(draft, *tags), tags
     assert outcome(draft, "configuration:others")["options"] == {"pack_delimiter": "/"}
+    (tagged,) = parse_tagging(draft.files()["tags.toml"]).queries
+    assert (tagged.tag, tagged.sql, tagged.interval) == ("zentral:web", "SELECT * FROM osquery_info", 60)
+    assert tagged.where == 'platform:"darwin" or platform:"linux"'
     said = "\n".join(notes(draft))
     for words in (
         "query info: compliance_check_enabled: compliance checks have no counterpart",
-        "query info: tag: its rows tag no machine here",
         "query loose: it is in no pack",
         "pack First Pack: event_routing_key: what it routed by 'hot'",
         "pack Unused: no configuration has it",

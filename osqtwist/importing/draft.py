@@ -15,6 +15,8 @@ from osqtwist.confcheck import COMMAND_LINE_ONLY, check, check_size
 from osqtwist.importing.parts import Notes, Part, Place
 from osqtwist.layers import OWN_KEY, Layer, merge
 from osqtwist.querycheck import check_queries
+from osqtwist.tagging import FILE as TAG_FILE
+from osqtwist.tagging import MOST_QUERIES, QUERY_PREFIX, TagQuery
 from osqtwist.targeting import BadTarget, Target
 
 _LONGEST_SLUG = 60
@@ -42,6 +44,7 @@ class Draft:
     origin: str
     notes: Notes = attrs.field(factory=Notes)
     layers: list[DraftLayer] = attrs.field(factory=list)
+    tag_queries: list[TagQuery] = attrs.field(factory=list)
     _tags: dict[tuple[str, str], str] = attrs.field(factory=dict)
 
     def layer(self, slug: str, description: str, target: Mapping[str, Any] | None = None) -> DraftLayer:
@@ -68,7 +71,9 @@ class Draft:
 
     def query(self, layer: DraftLayer, name: str, query: Mapping[str, Any], part: Part) -> None:
         """Put a query into the schedule of a layer."""
-        if name in layer.body.get("schedule", {}):
+        if name.startswith(QUERY_PREFIX):
+            part.note("tag queries have such names; it is left out")
+        elif name in layer.body.get("schedule", {}):
             part.note("a query of this name is there already; this one is left out")
         elif self._fits({"schedule": {name: query}}, part):
             layer.body.setdefault("schedule", {})[name] = dict(query)
@@ -129,6 +134,22 @@ class Draft:
             else:
                 self.entry(layer, ("options", name), value, option)
 
+    def tag_query(self, tag: str, sql: str, where: str, interval: int, part: Part) -> bool:
+        """Have nodes on which a query has rows get a tag; answers whether that can be said."""
+        if any(query.tag == tag for query in self.tag_queries):
+            return True
+        query = TagQuery(tag, sql, interval, where, f"Imported from {self.origin}.")
+        layer = query.layer()
+        problems = [each for each in (*check(layer.body, ""), *check_queries([layer])) if each.severity == "error"]
+        if len(self.tag_queries) >= MOST_QUERIES:
+            part.note(f"there can be {MOST_QUERIES} tag queries; give {tag} to its nodes")
+        elif problems:
+            part.note(f"{problems[0].text}; give {tag} to its nodes instead")
+        else:
+            self.tag_queries.append(query)
+            return True
+        return False
+
     def settle(self) -> None:
         """Take out again what osquery would refuse of the SQL, and what is empty then."""
         for _ in range(len(self.layers) + 3):
@@ -167,6 +188,8 @@ class Draft:
                 head["target"] = layer.target
             body = {OWN_KEY: head, **layer.body} | ({"packs": packs} if packs else {})
             found[f"{number}-{layer.slug or 'layer'}.yaml"] = _comment(f"Imported from {self.origin}.") + _yaml(body)
+        if self.tag_queries and self.layers:
+            found[TAG_FILE] = "\n".join(map(_toml, self.tag_queries))
         return found
 
     def _fits(self, fragment: Mapping[str, Any], part: Part) -> bool:
@@ -263,6 +286,17 @@ _Writer.add_representer(str, _write_text)
 def _yaml(value: Mapping[str, Any]) -> str:
     plain = json.loads(msgspec.json.encode(value))
     return yaml.dump(plain, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=_WIDTH)
+
+
+def _toml(query: TagQuery) -> str:
+    keys = {"tag": query.tag, "sql": query.sql, "where": query.where, "description": query.description}
+    lines = [f"{key} = {_toml_text(value)}" for key, value in keys.items() if value]
+    return "\n".join(["[[tag_queries]]", *lines, f"interval = {query.interval}", ""])
+
+
+def _toml_text(text: str) -> str:
+    # TOML takes JSON's text, but for a letter that JSON needs not escape.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _comment(text: str) -> str:

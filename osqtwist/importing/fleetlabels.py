@@ -1,8 +1,8 @@
 """
 Fleet's labels, and whom a query or pack that is for some of them is for here.
 
-A label with SQL becomes a discovery query; one of the system that Fleet brings along, a platform; one with a list of
-hosts, their names; any other, a tag ``label:NAME`` that operators give.
+A label with SQL becomes a discovery query, or, beside others, a tag ``label:NAME`` that a tag query gives; one of the
+system that Fleet brings along, a platform; one with a list of hosts, their names; any other, a tag that operators give.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from osqtwist.osqueryschema import PLATFORMS, platforms_of, schema
 from osqtwist.sqlcheck import check_sql
 
 _MOST_HOSTS = 40
+_TAGGED_EVERY = 3600
 _BUILT_IN = {
     "all hosts": "*",
     "macos": "platform:darwin",
@@ -138,10 +139,7 @@ class Labels:
         some = [self._known(name, part) for name in scope.include_any]
         if self._is_mixed(some):
             # Discovery queries and targets must both hold, so one cannot stand in for the other.
-            for label in some:
-                if label.sql:
-                    part.note(f"labels of SQL and others side by side: give {self._tag(label.name)} to its nodes")
-            some = [self._by_tag(label.name) if label.sql else label for label in some]
+            some = [self._by_query(label, part) if label.sql else label for label in some]
         if some and not some[0].sql and all(label.where != "*" for label in some):
             terms.append(_either([label.where for label in some]))
         terms += [f"not {label.where}" for name in scope.exclude_any if (label := self._known(name, part)).where]
@@ -170,6 +168,13 @@ class Labels:
 
     def _tag(self, name: str) -> str:
         return self._draft.tag("label", name)
+
+    def _by_query(self, label: _Label, part: Part) -> _Label:
+        """A label of SQL as a tag that a query gives, where a discovery query cannot stand."""
+        where = " or ".join(f"platform:{platform}" for platform in sorted(label.platforms))
+        where = "" if label.platforms == frozenset(PLATFORMS) else where or 'tag:"none"'
+        self._draft.tag_query(self._tag(label.name), label.sql, where, _TAGGED_EVERY, part)
+        return self._by_tag(label.name)
 
     def _by_tag(self, name: str) -> _Label:
         return _Label(name, where=f'tag:"{self._tag(name)}"')

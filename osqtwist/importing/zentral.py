@@ -129,9 +129,9 @@ class _Zentral:
         scheduling = row.part("scheduling", row.name)
         row.lose("compliance_check_enabled", "compliance checks have no counterpart; its rows are results as any")
         row.ignore("compliance_check_id")
-        row.lose(
-            "tag", "its rows tag no machine here; give the tag with osqtwist node tag, or by secret or certificate"
-        )
+        tag = row.take("tag")
+        if tag and not isinstance(tag, int):
+            row.note("it must be a number, and is left out", "tag")
         if scheduling is None:
             row.note("it is in no pack; ask it live (osqtwist query run), it is left out")
             return
@@ -149,6 +149,11 @@ class _Zentral:
                 said[ours] = text
         if platforms := row.texts("platforms"):
             said["platform"] = ",".join(platforms)
+        if isinstance(tag, int):
+            where = " or ".join(f'platform:"{slug_of(platform)}"' for platform in platforms)
+            interval = scheduling.value.get("interval")
+            name = self._draft.tag("zentral", self._tags.get(tag, str(tag)))
+            self._draft.tag_query(name, said["query"], where, interval if isinstance(interval, int) else 3600, row)
         row.ignore(*_BOOKKEEPING)
         row.finish()
         self._queries.setdefault(pack, []).append(
