@@ -94,7 +94,7 @@ def config_diff(operator: Operator, before: Path, after: Path, node: str) -> Non
     changes = _for_node(operator, node, *folders) if node else compare_folders(*folders)
     if operator.as_json:
         operator.json([each.as_row() for each in changes])
-    heading = None
+    heading = ""
     for change in () if operator.as_json else changes:
         if change.layer != heading:
             heading = change.layer
