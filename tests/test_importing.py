@@ -22,8 +22,9 @@ from osqtwist.cli import importing as command
 from osqtwist.cli.main import main
 from osqtwist.configuration import NodeConfiguration, check_folder, read_folder
 from osqtwist.importing import READERS, draft_of
-from osqtwist.importing.draft import Draft
+from osqtwist.importing.draft import Draft, as_yaml
 from osqtwist.importing.sources import SourceFile, Sources
+from osqtwist.layers import parse_text
 from osqtwist.tagging import parse_tagging
 from osqtwist.targeting import NodeFacts
 
@@ -684,6 +685,18 @@ def test_zentrals_pack_files() -> None:
     assert note.startswith("b.yaml: line 1: pack b: event_routing_key: what it routed by 'hot'")
     one = {key: ZENTRAL[key] for key in ("packs.json", "queries.json")}
     assert set(outcome(imported("zentral", one))["packs"]) == {"first-pack"}
+
+
+LETTERS = st.text(st.characters(exclude_categories=["Cs"])) | st.text(
+    "\r\n\t \x85\u2028\ufeff\x00#-:|>'\"%&*!?{}[],\\ab0.=<~"
+)
+
+
+@given(LETTERS, LETTERS)
+def test_whatever_letters_there_are_they_stay(name: str, sql: str) -> None:
+    """Names and SQL are read again as they were, line breaks of all kinds and YAML's own signs among them."""
+    value = {name: {"query": sql, "also": [sql, name]}}
+    assert parse_text("a.yaml", as_yaml(value)) == value
 
 
 # -- files

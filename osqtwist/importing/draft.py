@@ -181,13 +181,13 @@ class Draft:
             for name, pack in layer.packs.items():
                 # A pack alone in its layer is called as that is, which says for whom it is too.
                 path = f"packs/{_unique(layer.slug if len(layer.packs) == 1 else slug_of(name), taken)}.yaml"
-                found[path] = _comment(layer.pack_descriptions.get(name, "")) + _yaml(pack)
+                found[path] = _comment(layer.pack_descriptions.get(name, "")) + as_yaml(pack)
                 packs[name] = path
             head: dict[str, Any] = {"description": layer.description}
             if layer.target:
                 head["target"] = layer.target
             body = {OWN_KEY: head, **layer.body} | ({"packs": packs} if packs else {})
-            found[f"{number}-{layer.slug or 'layer'}.yaml"] = _comment(f"Imported from {self.origin}.") + _yaml(body)
+            found[f"{number}-{layer.slug or 'layer'}.yaml"] = _comment(f"Imported from {self.origin}.") + as_yaml(body)
         if self.tag_queries and self.layers:
             found[TAG_FILE] = "\n".join(map(_toml, self.tag_queries))
         return found
@@ -277,13 +277,18 @@ class _Writer(yaml.SafeDumper):
 
 
 def _write_text(writer: yaml.SafeDumper, text: str) -> yaml.Node:
-    return writer.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    style = "|" if "\n" in text else None
+    # These are line breaks to YAML; PyYAML writes them so that they are read as others unless they are escaped.
+    if any(letter in text for letter in "\r\x85\u2028\u2029"):
+        style = '"'
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Writer.add_representer(str, _write_text)
 
 
-def _yaml(value: Mapping[str, Any]) -> str:
+def as_yaml(value: Mapping[str, Any]) -> str:
+    """YAML that is read again as the same, and by people."""
     plain = json.loads(msgspec.json.encode(value))
     return yaml.dump(plain, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=_WIDTH)
 
