@@ -39,7 +39,7 @@ _PACK_KEYS = {"queries", "platform", "version", "shard", "discovery", "oncall"}
 _BAD_PREFIXES = ("query.", "cache.", "config_views.")
 _BAD_SUFFIXES = ("epoch", "counter")
 # Flags that the client refuses in `options` with a WARNING line at each change of the configuration.
-_COMMAND_LINE_ONLY = {
+COMMAND_LINE_ONLY = {
     "config_accelerated_refresh",
     "config_enable_backup",
     "config_plugin",
@@ -187,7 +187,7 @@ def _options(options: Mapping[str, Any]) -> _Found:
             yield place, f"it is {value!r}; osquery reads whole numbers from 0 only", False
         elif isinstance(value, list):
             yield place, "it must not be an array", False
-        if name in _COMMAND_LINE_ONLY:
+        if name in COMMAND_LINE_ONLY:
             yield place, "osquery takes this from its command line only and logs a WARNING at each change", True
     splay = options.get("schedule_splay_percent")
     if isinstance(splay, int) and splay <= 1:

@@ -21,7 +21,9 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from osqtwist.confcheck import MAX_BYTES, check, check_size
+from osqtwist.explaining import explain_layers, origin_of, sources
 from osqtwist.layers import BadConfiguration, Layer, Problem, merge, parse_layer, parse_text, render
+from osqtwist.node import Node
 from osqtwist.querycheck import check_queries
 from osqtwist.tagging import FILE, QUERY_PREFIX, Tagging, parse_tagging
 from osqtwist.targeting import NodeFacts
@@ -104,6 +106,12 @@ class NodeConfiguration:
         """The layers there are, in order."""
         return [layer.name for layer in self._layers]
 
+    def why(self, node: Node) -> dict[str, Any]:
+        """Why a node's configuration is what it is: of each layer, query and option, ready to be JSON."""
+        stories = explain_layers(self._layers, self.tagging.applied(node.facts()), origin_of(node, self.tagging))
+        applied = [story.layer for story in stories if story.why.matches]
+        return {"layers": [story.as_row() for story in stories], **sources(applied, {**self._defaults, **self._eased})}
+
     def config_for(self, facts: NodeFacts, etag: str | None) -> ConfigAnswer:
         """
         The configuration of a node.
@@ -131,6 +139,10 @@ class StaticConfiguration(NodeConfiguration):
     def __init__(self, body: bytes) -> None:
         super().__init__()
         self._static = _Rendered.of(body, ("static",), None)
+
+    def why(self, node: Node) -> dict[str, Any]:
+        """Nothing decides anything here."""
+        return {"layers": [], "queries": [], "options": []}
 
     def config_for(self, facts: NodeFacts, etag: str | None) -> ConfigAnswer:
         """See :class:`NodeConfiguration`."""
@@ -181,7 +193,7 @@ def read_folder(folder: Path) -> tuple[list[Layer], list[Problem]]:
     for path in files:
         try:
             layer = parse_layer(path.name, _read(path, path.name))
-            layer = attrs.evolve(layer, body=_with_packs(folder, path, layer.body))
+            layer = _with_packs(folder, path, layer)
         except BadConfiguration as bad:
             problems += bad.problems
         else:
@@ -230,28 +242,32 @@ def _read(path: Path, name: str) -> str:
         raise BadConfiguration([Problem(name, "", "it is not UTF-8")]) from None
 
 
-def _with_packs(folder: Path, path: Path, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body with the packs of other files put in: osquery cannot fetch them by name from a TLS server."""
-    packs = body.get("packs")
+def _with_packs(folder: Path, path: Path, layer: Layer) -> Layer:
+    """The layer with the packs of other files put in: osquery cannot fetch them by name from a TLS server."""
+    packs = layer.body.get("packs")
     if not isinstance(packs, Mapping):
-        return dict(body)
+        return layer
     found: dict[str, Any] = {}
+    files: dict[str, str] = {}
     for name, pack in packs.items():
         if name == "*" and isinstance(pack, Mapping):
             found.update(pack)
+        elif isinstance(pack, str):
+            file = _pack_file(folder, path, name, pack)
+            files[name] = str(file.relative_to(folder.resolve()))
+            found[name] = parse_text(files[name], _read(file, files[name]))
         else:
-            found[name] = _pack_file(folder, path, name, pack) if isinstance(pack, str) else pack
-    return {**body, "packs": found}
+            found[name] = pack
+    return attrs.evolve(layer, body={**layer.body, "packs": found}, pack_files=files)
 
 
-def _pack_file(folder: Path, path: Path, name: str, spoken: str) -> dict[str, Any]:
+def _pack_file(folder: Path, path: Path, name: str, spoken: str) -> Path:
     target = (path.parent / spoken).resolve()
     if not target.is_relative_to(folder.resolve()):
         raise BadConfiguration([Problem(path.name, f"packs.{name}", f"{spoken} is outside the config folder")])
     if not target.is_file():
         raise BadConfiguration([Problem(path.name, f"packs.{name}", f"there is no file {spoken}")])
-    relative = str(target.relative_to(folder.resolve()))
-    return parse_text(relative, _read(target, relative))
+    return target
 
 
 class ConfigFolder(Service):

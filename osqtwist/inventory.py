@@ -169,17 +169,20 @@ class Inventory:
         newest = self.configuration.config_for(self.facts_of(node), None).etag
         if row["config"]:
             row["config"] |= {"is_newest": row["config"]["etag"] == newest}
-        former = msgspec.to_builtins(node.former)
-        return row | {"former": former, "host_details": node.host_details}
+        more = {"platforms": sorted(node.platforms), "former": msgspec.to_builtins(node.former)}
+        return row | more | {"host_details": node.host_details}
 
     async def config_of(self, name: str) -> dict[str, Any]:
-        """The config that a node gets, and which layers it is made of."""
+        """The config that a node gets, which layers it is made of, and why of these and not of others."""
         node = await self.find(name)
-        answer = self.configuration.config_for(self.facts_of(node), None)
+        facts = self.facts_of(node)
+        answer = self.configuration.config_for(facts, None)
         return {
             "node": node.node_id,
+            "name": node.name,
             "layers": list(answer.layers),
             "etag": answer.etag,
+            "why": self.configuration.why(node),
             "config": msgspec.Raw(answer.body),
         }
 

@@ -12,15 +12,13 @@ is for.  Layers are merged in the order of their names:
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
 import msgspec
-import yaml
 
+from osqtwist.documents import BadDocument, read_json, read_yaml
 from osqtwist.targeting import BadTarget, NodeFacts, Target
 
 OWN_KEY = "osqtwist"
@@ -72,6 +70,7 @@ class Layer:
     One layer: its name, whom it is for, and what it says to osquery.
 
     :ivar sees_firm_tags_only: its target looks at no tags that follow from others (see :mod:`osqtwist.tagging`).
+    :ivar pack_files: the files of those of its packs that have one of their own, by the name of the pack.
     """
 
     name: str
@@ -79,10 +78,15 @@ class Layer:
     body: Mapping[str, Any]
     description: str = ""
     sees_firm_tags_only: bool = False
+    pack_files: Mapping[str, str] = {}
 
     def is_for(self, facts: NodeFacts) -> bool:
         """Whether a node with these facts gets it."""
-        return self.target.matches(facts.with_firm_tags() if self.sees_firm_tags_only else facts)
+        return self.target.matches(self.seen(facts))
+
+    def seen(self, facts: NodeFacts) -> NodeFacts:
+        """What of a node its target looks at."""
+        return facts.with_firm_tags() if self.sees_firm_tags_only else facts
 
 
 def parse_layer(file: str, text: str) -> Layer:
@@ -112,37 +116,18 @@ def parse_text(file: str, text: str) -> dict[str, Any]:
     """
     try:
         if file.endswith((".yaml", ".yml")):
-            value = _strings(yaml.load(text, Loader=_PlainLoader))  # noqa: S506 - a SafeLoader
+            documents = read_yaml(text)
+            if len(documents) > 1:
+                raise BadDocument("it must be one document")
+            value = documents[0].value if documents else None
         else:
-            value = json.loads(
-                without_comments(text), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant
-            )
-    except json.JSONDecodeError as problem:
-        raise BadConfiguration([Problem(file, f"line {problem.lineno}", problem.msg)]) from None
-    except yaml.MarkedYAMLError as problem:
-        line = problem.problem_mark.line + 1 if problem.problem_mark else 1
-        raise BadConfiguration([Problem(file, f"line {line}", problem.problem or "not YAML")]) from None
-    except (ValueError, yaml.YAMLError) as problem:
-        raise BadConfiguration([Problem(file, "", str(problem))]) from None
-    except RecursionError:
-        raise BadConfiguration([Problem(file, "", "nested too deeply")]) from None
+            value = read_json(text).value
+    except BadDocument as problem:
+        where = f"line {problem.line}" if problem.line else ""
+        raise BadConfiguration([Problem(file, where, str(problem))]) from None
     if not isinstance(value, dict):
         raise BadConfiguration([Problem(file, "", "it must be an object")])
     return value
-
-
-def without_comments(text: str) -> str:
-    """
-    The text without osquery's comments, line for line.
-
-    osquery drops lines that begin with ``#`` or ``//`` and joins lines that end with a backslash (config.cpp).  A
-    string cannot span lines in JSON, so no such line is ever part of one.
-    """
-    lines = []
-    for line in text.split("\n"):
-        stripped = line.strip()
-        lines.append("" if stripped.startswith(("#", "//")) else line)
-    return "\n".join(lines).replace("\\\n", "")
 
 
 def merge(bodies: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -180,44 +165,3 @@ def _merge_objects(earlier: Mapping[str, Any], later: Mapping[str, Any], path: t
 
 def _joined(earlier: Sequence[Any], later: Sequence[Any]) -> list[Any]:
     return [*earlier, *(each for each in later if each not in earlier)]
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r} stands twice in one object")
-        found[key] = value
-    return found
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML in which ``on`` and ``yes`` and dates are text, as anybody who writes SQL and versions expects."""
-
-
-_PlainLoader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_PlainLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-
-
-def _strings(value: Any) -> Any:
-    """YAML with the keys made text, and everything JSON cannot say refused."""
-    if isinstance(value, dict):
-        return {str(key): _strings(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_strings(each) for each in value]
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    raise ValueError(f"{type(value).__name__} cannot stand in a configuration")

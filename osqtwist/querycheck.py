@@ -28,7 +28,7 @@ def check_queries(layers: Sequence[Layer]) -> list[Problem]:
 def made_names(layers: Sequence[Layer]) -> tuple[dict[str, list[str]], dict[str, str]]:
     """What queries may read besides osquery's tables: tables that layers make, to their columns, and views."""
     made = {
-        name: [*table.get("columns", ()), "path"]
+        name: [*(each for each in _array(table, "columns") if isinstance(each, str)), "path"]
         for layer in layers
         for name, table in _object(layer.body, "auto_table_construction").items()
         if isinstance(table, Mapping)
@@ -89,3 +89,8 @@ def _common(*groups: Sequence[str]) -> list[str] | None:
 def _object(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = body.get(key)
     return value if isinstance(value, Mapping) else {}
+
+
+def _array(body: Mapping[str, Any], key: str) -> Sequence[Any]:
+    value = body.get(key)
+    return value if isinstance(value, list) else ()

@@ -118,7 +118,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         if not 0 <= self.percent <= 100:
             raise BadTarget(f"percent is {self.percent:g}; it must be from 0 to 100")
         try:
-            _parsed(self.where)
+            parsed(self.where)
         except BadExpression as problem:
             raise BadTarget(f"where is not an expression: {problem}") from None
 
@@ -130,7 +130,7 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
             return False
         if self.nodes and not _names_match(self.nodes, facts):
             return False
-        if self.where and not _parsed(self.where).matches(facts.values):
+        if self.where and not parsed(self.where).matches(facts.values):
             return False
         return self.percent >= 100 or share_of(facts.node_id, self.salt) < self.percent
 
@@ -156,8 +156,15 @@ def _names_match(patterns: tuple[str, ...], facts: NodeFacts) -> bool:
     return any(name and _compiled(pattern).match(name) for pattern in patterns for name in facts.names)
 
 
+def names_of(patterns: tuple[str, ...], facts: NodeFacts) -> list[tuple[str, str]]:
+    """The names of a node that patterns match, each with its pattern."""
+    names = dict.fromkeys(facts.names)
+    return [(pattern, name) for pattern in patterns for name in names if name and _compiled(pattern).match(name)]
+
+
 @functools.lru_cache(maxsize=1024)
-def _parsed(text: str) -> Expression:
+def parsed(text: str) -> Expression:
+    """The expression over :data:`VOCABULARY` that a text says."""
     return parse(text, VOCABULARY)
 
 

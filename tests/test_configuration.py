@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from osqtwist import configuration as configuration_module
 from osqtwist.announcement import SAMPLE_CONFIG
 from osqtwist.confcheck import check, check_size
 from osqtwist.configuration import ConfigFolder, NodeConfiguration, StaticConfiguration, check_folder, read_folder
-from osqtwist.layers import BadConfiguration, merge, parse_layer, parse_text, render, without_comments
+from osqtwist.documents import without_comments
+from osqtwist.layers import BadConfiguration, merge, parse_layer, parse_text, render
 from osqtwist.targeting import NodeFacts
 
 FACTS = NodeFacts("0" * 20, "node-1", platforms=frozenset({"linux"}))
@@ -346,3 +348,49 @@ def test_the_sample_is_good_for_every_platform() -> None:
     for platform, own in (("linux", "kernel_modules"), ("darwin", "launchd"), ("windows", "heartbeat")):
         answer = NodeConfiguration(found).config_for(NodeFacts("n", "n", platforms=frozenset({platform})), None)
         assert {"heartbeat", own} <= set(json.loads(answer.body)["schedule"])
+
+
+# -- the manual
+
+
+def _files_of_the_manual(heading: str) -> dict[str, str]:
+    """The files that a section shows, each by the comment that is its first line."""
+    manual = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text("utf-8")
+    section = manual.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return dict(re.findall(r"```\n# (\S+)\n(.*?)```", section, re.S))
+
+
+def test_the_recipe_for_groups_does_what_it_says(tmp_path: Path) -> None:
+    """Each node has exactly one pack of a group; a tenth has the new version, and keeps it as the share grows."""
+    files = _files_of_the_manual("One group for each node, and a new version on a share first")
+    assert len(files) == 5
+    for name in ("default-3", "web-7", "db-2"):
+        files[f"packs/{name}.yaml"] = f"queries: {{version: {{query: SELECT '{name}' AS version, interval: 3600}}}}"
+    (tmp_path / "packs").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert check_folder(tmp_path) == []
+
+    def versions(*tags: str) -> list[str]:
+        served = NodeConfiguration(read_folder(tmp_path)[0])
+        found = []
+        for number in range(2000):
+            facts = NodeFacts(f"{number:020x}", "n", tags=frozenset(tags), platforms=frozenset({"linux"}))
+            packs = json.loads(served.config_for(facts, None).body)["packs"]
+            assert set(packs) == {"group"}
+            found.append(packs["group"]["queries"]["version"]["query"].split("'")[1])
+        return found
+
+    assert set(versions()) == {"default-3"}
+    assert set(versions("group:db")) == {"db-2"}
+    before = versions("group:web")
+    assert set(before) == {"web-7", "web-8"}
+    assert 140 < before.count("web-8") < 260
+    assert versions("group:web", "group:db") == before
+    next_one = tmp_path / "21-web-next.yaml"
+    next_one.write_text(next_one.read_text().replace("percent: 10", "percent: 50"))
+    after = versions("group:web")
+    assert 900 < after.count("web-8") < 1100
+    assert all(new == "web-8" for old, new in zip(before, after, strict=True) if old == "web-8")
+    next_one.unlink()
+    assert set(versions("group:web")) == {"web-7"}

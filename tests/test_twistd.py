@@ -246,6 +246,32 @@ def test_kill_9_loses_nothing_that_was_acknowledged(start: Start) -> None:
     assert [json.loads(line)["line"]["n"] for line in lines] == list(range(50))
 
 
+def test_why_a_node_has_its_config(start: Start, tmp_path: Path) -> None:
+    """The config on standard output, why it is that on standard error; and what another folder would change for it."""
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "00.conf").write_text('{"schedule": {"q": {"query": "SELECT 1", "interval": 60}}}')
+        (tmp_path / folder / "10.conf").write_text('{"osqtwist": {"target": {"where": "tag:prod"}}}')
+    (tmp_path / "two" / "20.conf").write_text(
+        '{"osqtwist": {"target": {"where": "proof:certificate"}}, "options": {"custom_a": 2}}'
+    )
+    server = start("--port", "ssl:0", "--config", str(tmp_path / "one"))
+    server.ask("/config", {"node_key": ""})
+    node = "node-1.example.com"
+    shown = server.osqtwist("config", "show", node)
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["schedule"]["q"]["interval"] == 60
+    told = shown.stderr.splitlines()
+    assert told[:2] == ["# 00.conf: applies: it is for every node", "# 10.conf: not: where: tag:prod: it has no tag"]
+    why = server.osqtwist("config", "show", node, "--why").stdout
+    assert re.search(r"^q +00\.conf +00\.conf +-", why, re.M), why
+    assert re.search(r"^logger_tls_period +\(the server's default\)", why, re.M), why
+    assert {row["layer"] for row in server.json("config", "show", node, "--why")["layers"]} == {"00.conf", "10.conf"}
+    folders = [str(tmp_path / folder) for folder in ("one", "two")]
+    done = server.osqtwist("config", "diff", *folders, "--node", node)
+    assert (done.returncode, done.stdout.splitlines()) == (1, ["+ layer 20.conf", "+ option custom_a", "    + 2"])
+
+
 def test_sighup_and_changes_are_read(start: Start, tmp_path: Path) -> None:
     """A new layer, a bad one, a new secret: the good is served, the bad only named."""
     (tmp_path / "00.conf").write_text('{"options": {"custom_a": 1}}')

@@ -230,7 +230,30 @@ def test_layers_are_for_whom_they_say(tmp_path: Path) -> None:
     assert set(server.ask("/config", {"node_key": linux})[1]["options"]) >= {"a", "b"}
     assert "c" not in server.ask("/config", {"node_key": linux})[1]["options"]
     assert "c" in server.ask("/config", {"node_key": mac})[1]["options"]
-    assert server.operate("/api/v1/nodes/mac/config")[1]["layers"] == ["00.conf", "10.conf", "20.conf"]
+    found = server.operate("/api/v1/nodes/mac/config")[1]
+    assert found["layers"] == ["00.conf", "10.conf", "20.conf"]
+    because = [row["because"] for row in server.operate("/api/v1/nodes/linux/config")[1]["why"]["layers"]]
+    assert because == [
+        ["it is for every node"],
+        ["tags: tag tagged (from its enroll secret)"],
+        ["platforms: its platform is linux, posix"],
+    ]
+    options = {row["option"]: row["layer"] for row in found["why"]["options"]}
+    assert (options["c"], options["logger_tls_period"]) == ("20.conf", "")
+    server.stop()
+
+
+def test_a_tag_of_a_certificate_is_known_to_be_of_it(tmp_path: Path) -> None:
+    """However the node came in, and though operators gave it the same one."""
+    server = Server(tmp_path, {"00.conf": '{"osqtwist": {"target": {"where": "tag:ou:test"}}}'})
+    for name, enrolls in (("node-1", False), ("node-2", True)):
+        server.certificate = name
+        if enrolls:
+            server.ask("/enroll", {"enroll_secret": SECRET, "host_identifier": name})
+        server.ask("/config", {"node_key": ""})
+        server.operate(f"/api/v1/nodes/{name}/tags", {"add": ["ou:test"]}, "POST")
+        (row,) = server.operate(f"/api/v1/nodes/{name}/config")[1]["why"]["layers"]
+        assert row["because"] == ["where: tag:ou:test: tag ou:test (from operators and its certificate)"]
     server.stop()
 
 

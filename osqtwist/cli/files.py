@@ -1,4 +1,4 @@
-"""``osqtwist log``, ``carve`` and ``config``."""
+"""``osqtwist log`` and ``carve``."""
 
 from __future__ import annotations
 
@@ -128,40 +128,3 @@ def carve_get(operator: Operator, carve_id: str, output: Path | None) -> None:
         click.echo(f"osqtwist: the SHA-256 of {chosen[0]}.partial is not {expected}", err=True)
         sys.exit(REFUSED)
     operator.fields({"file": str(chosen[0]), "sha256": expected})
-
-
-@click.group()
-def config() -> None:
-    """The configuration of nodes."""
-
-
-@config.command("check")
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.pass_obj
-def config_check(operator: Operator, folder: Path) -> None:
-    """Check a folder of configuration layers and the SQL in them, without a server."""
-    from osqtwist.configuration import check_folder  # noqa: PLC0415 - only this sub-command needs it
-
-    problems = check_folder(folder)
-    if operator.as_json:
-        operator.json([{"severity": each.severity, "text": str(each)} for each in problems])
-    else:
-        for each in problems:
-            click.echo(f"{each.severity}: {each}")
-    if any(each.severity == "error" for each in problems):
-        sys.exit(REFUSED)
-    if not operator.as_json:
-        click.echo(f"{folder} can be served")
-
-
-@config.command("show")
-@click.argument("name")
-@click.pass_obj
-def config_show(operator: Operator, name: str) -> None:
-    """Show the config that a node gets, and the layers it is made of."""
-    found = operator.call(lambda client: client.get(*_API, "nodes", name, "config"))
-    if operator.as_json:
-        operator.json(found)
-        return
-    click.echo(f"# layers: {', '.join(found['layers'])}; etag {found['etag']}", err=True)
-    click.echo(json.dumps(found["config"], indent=2))

@@ -11,8 +11,9 @@ from osqtwist import __version__
 from osqtwist.adminclient import Door
 from osqtwist.cli.alerts import alert
 from osqtwist.cli.audit import audit
+from osqtwist.cli.config import config
 from osqtwist.cli.console import Operator
-from osqtwist.cli.files import carve, config, log
+from osqtwist.cli.files import carve, log
 from osqtwist.cli.fleet import status
 from osqtwist.cli.nodes import node
 from osqtwist.cli.pki import pki

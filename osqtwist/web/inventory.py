@@ -98,7 +98,7 @@ class NodeOperations:
         return await self.inventory.node(call.path["node"])
 
     async def node_config(self, call: Call) -> Any:
-        """Its config, and which layers it is made of."""
+        """Its config, the layers it is made of, and why of these: what of each target decided."""
         return await self.inventory.config_of(call.path["node"])
 
     async def revoke(self, call: Call) -> Any:
