@@ -31,7 +31,8 @@ test: $(VENV)/test.stamp  ## All tests
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/test.stamp  ## The tests that take no time: run them on every save
-	$(BIN)/python -m pytest -m 'not slow' -q --numprocesses 2
+	@# Tests are compiled once, not each time, wherever that is turned off.
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -m 'not slow' -q --numprocesses 2
 
 lint: $(VENV)/test.stamp  ## ruff and mypy
 	$(BIN)/ruff format --check osqtwist twisted tests bench

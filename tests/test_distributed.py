@@ -531,6 +531,7 @@ def test_many_reads_wake_a_few_at_a_time() -> None:
     assert not clock.getDelayedCalls()
 
 
+@pytest.mark.slow
 def test_no_more_nodes_are_out_with_a_query_than_can_come_back(server: Server) -> None:
     """Of a large fleet so many get a query as can come back in some seconds; the others as those do, or take long."""
     distributed, clock, most = server.distributed, server.reactor, 3072

@@ -72,7 +72,7 @@ def test_an_answered_request_leaves_no_cycle(server: InMemoryServer, path: bytes
         channel.connectionLost(Failure(ConnectionDone()))
         server.reactor.advance(20)
 
-    assert min(garbage(work) for _ in range(3)) == 0
+    assert any(garbage(work) == 0 for _ in range(3))
 
 
 def test_a_read_whose_node_goes_away_leaves_no_cycle(server: InMemoryServer) -> None:
@@ -87,7 +87,7 @@ def test_a_read_whose_node_goes_away_leaves_no_cycle(server: InMemoryServer) -> 
         assert len(server.parked) == 0
         server.reactor.advance(20)
 
-    assert min(garbage(work) for _ in range(3)) == 0
+    assert any(garbage(work) == 0 for _ in range(3))
 
 
 def test_full_collections_are_rare() -> None:

@@ -32,7 +32,6 @@ from tests.sinkcontract import CONTRACT, Promise, an_event, name_of, some_events
 confluent_kafka = pytest.importorskip("confluent_kafka")
 
 REAL = os.environ.get("OSQ_TEST_KAFKA", "")
-RECONNECTING = ("what_is_away_is_said_and_comes_back", "a_sink_may_start_before_its_destination")
 PATIENCE = 5.0 if REAL else 2.0
 PRODUCE = 0
 AUTHORIZATION_FAILED, TOO_LARGE, INVALID_RECORD, NOT_ENOUGH_REPLICAS, OUT_OF_ORDER = 29, 10, 87, 19, 45
@@ -161,8 +160,8 @@ def threads() -> int:
 
 @pytest.mark.parametrize(
     "promise",
-    # librdkafka takes its time to find a broker again.
-    [pytest.param(each, marks=[pytest.mark.slow] if each.__name__ in RECONNECTING else []) for each in CONTRACT],
+    # librdkafka takes its time, most of all to find a broker again.
+    [pytest.param(each, marks=[pytest.mark.slow]) for each in CONTRACT],
     ids=name_of,
 )
 @pytest_twisted.ensureDeferred
