@@ -277,8 +277,10 @@ def _check(settings: Settings) -> None:
         )
     if settings.role == "delivery" and not settings.redis:
         raise BadSetting("--role delivery needs --redis: the log buffer of the servers that it delivers from")
-    if settings.role == "delivery" and not settings.sink:
-        raise BadSetting("--role delivery needs at least one [sink.NAME] block in the settings file")
+    if settings.role == "delivery" and not (settings.sink or settings.alert):
+        raise BadSetting("--role delivery needs at least one [sink.NAME] or [alert.NAME] block in the settings file")
+    if settings.alert and "alerts" in settings.sink:
+        raise BadSetting("[sink.alerts]: alert rules have a sink of this name; take another")
     if not 1 <= settings.worker_count <= MAX_WORKERS:
         raise BadSetting(f"--workers is {settings.workers}; it must be from 1 to {MAX_WORKERS}, or auto")
     if settings.route_prefix and (not settings.route_prefix.startswith("/") or settings.route_prefix.endswith("/")):
