@@ -79,7 +79,7 @@ def test_a_plugin_adds_a_kind() -> None:
     ("options", "problem"),
     [
         ({"role": "delivery"}, "--role delivery needs --redis"),
-        ({"role": "delivery", "redis": "redis://localhost"}, r"at least one \[sink.NAME\] block"),
+        ({"role": "delivery", "redis": "redis://localhost"}, r"at least one \[sink.NAME\] or \[alert.NAME\] block"),
         ({"role": "worker"}, "--role is 'worker'; it must be one of all, nodes, delivery"),
         ({"durability": "none"}, "--durability is 'none'; it must be one of append, fsync"),
         ({"node_log_kib": "-1"}, "--node-log-kib is -1; it must be at least 0"),

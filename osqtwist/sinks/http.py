@@ -200,11 +200,16 @@ class _Body(TwistedProtocol):
 @implementer(ILogSink)
 @attrs.define(eq=False)
 class HttpSink:
-    """Posts events, one request at a time, over connections that stay open."""
+    """
+    Posts events, one request at a time, over connections that stay open.
+
+    :ivar most_events: in one request.
+    """
 
     reactor: Any
     settings: HttpSettings
     profile: Profile
+    most_events: int = 10**9
     _client: HTTPClient | None = attrs.field(default=None, init=False)
     _pool: Connections | None = attrs.field(default=None, init=False)
     _headers: dict[str, str] = attrs.field(factory=dict, init=False, repr=False)
@@ -275,7 +280,7 @@ class HttpSink:
         size = 0
         for index, event in enumerate(events):
             size += len(event.document)
-            if part and size > self._most_bytes:
+            if part and (size > self._most_bytes or len(part) == self.most_events):
                 yield Part(tuple(part))
                 part, size = [], len(event.document)
             part.append(index)

@@ -22,6 +22,8 @@ _OURS = {
     "kafka": "osqtwist.sinks.kafka:KafkaKind",
     "syslog": "osqtwist.sinks.syslog:SyslogKind",
     "s3": "osqtwist.sinks.s3:S3Kind",
+    "slack": "osqtwist.sinks.slack:SlackKind",
+    "pagerduty": "osqtwist.sinks.pagerduty:PagerDutyKind",
     "redis-stream": "osqtwist.sinks.redis_stream:RedisStreamKind",
 }
 
