@@ -267,6 +267,28 @@ def test_silences_by_the_api(server: InMemoryServer) -> None:
         assert server.operate("/api/v1/alerts/silences", body, "POST")[0] == expected
 
 
+def test_a_dry_run_tells_nobody(server: InMemoryServer) -> None:
+    """It says what rules, or an expression that is none yet, would have said of what is in the buffer."""
+    now = server.reactor.seconds()
+    for vendor, at in (("Evil", now), ("Evil", now), ("Old", now - 7200)):
+        batch = a_batch(data=json.dumps([a_line(columns={"vendor": vendor})]).encode(), received_at=at)
+        server.await_(server.stores.logs.append(batch))
+
+    def trial(words: str) -> list[Any]:
+        code, lines = server.operate(f"/api/v1/alerts/trial?{words}")
+        assert code == 200, lines
+        return lines if isinstance(lines, list) else [lines]
+
+    found = trial("rule=usb")
+    assert [each.get("first_of_group") for each in found] == [True, False, None]
+    assert (found[0]["text"], found[-1]) == ("Evil at n", {"type": "end", "lines": 2, "raised": 2, "groups": 1})
+    assert trial("seconds=9000")[-1]["raised"] == 3
+    assert trial("when=column.vendor:old&seconds=9000")[-1]["raised"] == 1
+    assert server.operate("/api/v1/alerts/trial?rule=x")[0] == 404
+    assert server.operate("/api/v1/alerts/trial?when=colour:red")[0] == 400
+    assert server.await_(server.stores.alerts.counts()) == {}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_from_a_line_to_whoever_is_told(start: Start, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -296,6 +318,9 @@ def test_from_a_line_to_whoever_is_told(start: Start, tmp_path_factory: pytest.T
     until(lambda: told() == ["usba", "usbb"])
     (row,) = server.json("alert", "list")
     assert (row["raised"], row["repeated"]) == (2, 1)
+    tried = server.osqtwist("alert", "test", "usb")
+    assert tried.stdout.splitlines()[-1] == "warning\tusb\tusb_devices on node (again)", tried.stdout
+    assert tried.stderr == "3 alerts of 2 groups in 3 lines\n"
     server.json("alert", "silence", "usb", "--hours", "1")
     assert [each["rule"] for each in server.json("alert", "silences")] == ["usb"]
     assert server.osqtwist("alert", "unsilence", server.json("alert", "silences")[0]["silence_id"]).returncode == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from osqtwist.cli.console import Operator, moment
+from osqtwist.cli.console import Operator, moment, plain
 
 _API = ("api", "v1", "alerts")
 
@@ -60,3 +62,26 @@ def alert_silence(operator: Operator, rule: str, when: str, hours: float, why: s
 def alert_unsilence(operator: Operator, silence: str) -> None:
     """Be told of them again."""
     operator.fields(operator.call(lambda client: client.post(*_API, "silences", silence, "end")))
+
+
+@alert.command("test")
+@click.argument("rule", default="")
+@click.option("--when", default="", help="An expression that is no rule yet.")
+@click.option("--hours", type=click.FloatRange(min=0.001), default=1.0, show_default=True, help="Of the log buffer.")
+@click.pass_obj
+def alert_test(operator: Operator, rule: str, when: str, hours: float) -> None:
+    """Say what rules would have said of the lines that are in the log buffer; nobody is told."""
+
+    def show(line: dict[str, Any]) -> None:
+        if operator.as_json:
+            operator.json(line)
+        elif line["type"] == "alert":
+            again = "" if line["first_of_group"] else " (again)"
+            click.echo(f"{line['severity']}\t{line['rule']}\t{plain(line['text'])}{again}")
+        elif line["type"] == "error":
+            raise click.ClickException(line["error"])
+        else:
+            click.echo(f"{line['raised']} alerts of {line['groups']} groups in {line['lines']} lines", err=True)
+
+    words = {"rule": rule, "when": when, "seconds": max(1, int(hours * 3600))}
+    operator.call(lambda client: client.stream("GET", *_API, "trial", on_line=show, **words))

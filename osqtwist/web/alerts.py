@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import attrs
 import msgspec
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from osqtwist.alertinterfaces import Silence
-from osqtwist.alertrule import AlertRule
+from osqtwist.alertrule import AlertRule, BadAlertRule
 from osqtwist.expression import BadExpression, parse
 from osqtwist.interfaces import IStores, NoSuchThing
+from osqtwist.logevent import LogEvent
+from osqtwist.loginterfaces import StoredBatch
 from osqtwist.operator import Role
-from osqtwist.routing import VOCABULARY
-from osqtwist.web.operations import Call, Operation
+from osqtwist.routing import VOCABULARY, Route
+from osqtwist.web.operations import NDJSON, Call, Operation
 from osqtwist.wire import MalformedRequest
 
 _YEAR = 366 * 86400
+_AT_ONCE = 50
+_ROUTE = Route()
 
 
 class SilenceOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -29,6 +34,14 @@ class SilenceOrder(msgspec.Struct, forbid_unknown_fields=True):
     rule: str = ""
     when: str = ""
     why: Annotated[str, msgspec.Meta(max_length=500)] = ""
+
+
+class TrialWanted(msgspec.Struct, forbid_unknown_fields=True):
+    """A dry run: of a rule, or of an expression that is none yet; over the lines of so many seconds."""
+
+    rule: str = ""
+    when: str = ""
+    seconds: Annotated[int, msgspec.Meta(ge=1, le=_YEAR)] = 3600
 
 
 @attrs.frozen
@@ -47,6 +60,7 @@ class AlertOperations:
         """See :class:`osqtwist.web.operations.OperationGroup`."""
         return (
             Operation("GET", "/api/v1/alerts", self.alerts, Role.VIEWER),
+            Operation("GET", "/api/v1/alerts/trial", self.trial, Role.VIEWER, query=TrialWanted, media=NDJSON),
             Operation("POST", "/api/v1/alerts/silences", self.silence, Role.OPERATOR, body=SilenceOrder, code=201),
             Operation("POST", "/api/v1/alerts/silences/{silence}/end", self.unsilence, Role.OPERATOR),
         )
@@ -65,6 +79,35 @@ class AlertOperations:
             ],
             "silences": msgspec.to_builtins(await self.stores.alerts.silences(self.clock.seconds())),
         }
+
+    async def trial(self, call: Call) -> None:
+        """What rules would say of the lines in the log buffer: all, `rule=NAME`, or `when=EXPRESSION`; tells nobody."""
+        wanted: TrialWanted = call.query
+        rules = list(self.rules.values())
+        if wanted.when:
+            try:
+                rules = [AlertRule.read("trial", {"when": wanted.when})]
+            except BadAlertRule as problem:
+                raise MalformedRequest(str(problem).removeprefix("[alert.trial]: ")) from None
+        elif wanted.rule:
+            if wanted.rule not in self.rules:
+                raise NoSuchThing(f"there is no alert rule {wanted.rule!r}")
+            rules = [self.rules[wanted.rule]]
+        since, place, lines, raised = self.clock.seconds() - wanted.seconds, "", 0, 0
+        told: set[str] = set()
+        while page := await self.stores.logs.read(place, _AT_ONCE):
+            place = page[-1].batch_id
+            for event in _events_since(page, since):
+                lines += 1
+                for alert in filter(None, (rule.ask(event) for rule in rules)):
+                    raised += 1
+                    call.emit(
+                        {"type": "alert", "first_of_group": alert.group not in told, **msgspec.to_builtins(alert)}
+                    )
+                    told.add(alert.group)
+            # Everybody else gets a turn between two pages.
+            await deferLater(self.clock, 0)
+        call.emit({"type": "end", "lines": lines, "raised": raised, "groups": len(told)})
 
     async def silence(self, call: Call) -> Any:
         """Tell of no alerts of a rule, or of lines, for a time: `{"rule": ..., "when": ..., "seconds": 3600}`."""
@@ -96,3 +139,9 @@ class AlertOperations:
         if not await self.stores.alerts.unsilence(silence_id):
             raise NoSuchThing(f"there is no silence {silence_id!r}")
         return {"silence_id": silence_id, "ended": True}
+
+
+def _events_since(page: Sequence[StoredBatch], since: float) -> Iterator[LogEvent]:
+    for stored in page:
+        if stored.batch.received_at >= since:
+            yield from _ROUTE.events(stored.batch)[0]
