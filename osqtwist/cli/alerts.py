@@ -83,5 +83,5 @@ def alert_test(operator: Operator, rule: str, when: str, hours: float) -> None:
         else:
             click.echo(f"{line['raised']} alerts of {line['groups']} groups in {line['lines']} lines", err=True)
 
-    words = {"rule": rule, "when": when, "seconds": max(1, int(hours * 3600))}
-    operator.call(lambda client: client.stream("GET", *_API, "trial", on_line=show, **words))
+    words: dict[str, str | int] = {"rule": rule, "when": when, "seconds": max(1, int(hours * 3600))}
+    operator.call(lambda client: client.stream("GET", *_API, "trial", on_line=show, body=None, **words))
