@@ -320,7 +320,8 @@ def test_from_a_line_to_whoever_is_told(start: Start, tmp_path_factory: pytest.T
     assert (row["raised"], row["repeated"]) == (2, 1)
     tried = server.osqtwist("alert", "test", "usb")
     assert tried.stdout.splitlines()[-1] == "warning\tusb\tusb_devices on node-1.example.com (again)", tried.stdout
-    assert tried.stderr == "3 alerts of 2 groups in 3 lines\n"
+    # The fourth line says that the node is new.
+    assert tried.stderr == "3 alerts of 2 groups in 4 lines\n"
     server.json("alert", "silence", "usb", "--hours", "1")
     assert [each["rule"] for each in server.json("alert", "silences")] == ["usb"]
     assert server.osqtwist("alert", "unsilence", server.json("alert", "silences")[0]["silence_id"]).returncode == 0

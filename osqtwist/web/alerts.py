@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from osqtwist.alertinterfaces import Silence
-from osqtwist.alertrule import AlertRule, BadAlertRule
+from osqtwist.alertrule import ALERT, AlertRule, BadAlertRule
 from osqtwist.expression import BadExpression, parse
 from osqtwist.interfaces import IStores, NoSuchThing
 from osqtwist.logevent import LogEvent
@@ -143,5 +143,5 @@ class AlertOperations:
 
 def _events_since(page: Sequence[StoredBatch], since: float) -> Iterator[LogEvent]:
     for stored in page:
-        if stored.batch.received_at >= since:
+        if stored.batch.received_at >= since and stored.batch.log_type != ALERT:
             yield from _ROUTE.events(stored.batch)[0]
