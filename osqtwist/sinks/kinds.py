@@ -24,6 +24,7 @@ _OURS = {
     "s3": "osqtwist.sinks.s3:S3Kind",
     "slack": "osqtwist.sinks.slack:SlackKind",
     "pagerduty": "osqtwist.sinks.pagerduty:PagerDutyKind",
+    "email": "osqtwist.sinks.email:EmailKind",
     "redis-stream": "osqtwist.sinks.redis_stream:RedisStreamKind",
 }
 
