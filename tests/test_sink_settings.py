@@ -44,7 +44,7 @@ def test_a_block_is_read(tmp_path: Any) -> None:
     [
         ("a", {"path": "x"}, r"\[sink\.a\]: kind is missing"),
         ("A b", {"kind": "file"}, r"\[sink\.A b\]: a sink's name"),
-        ("a", {"kind": "fil"}, "kind is 'fil'; it must be one of elastic, file"),
+        ("a", {"kind": "fil"}, "kind is 'fil'; it must be one of elastic, email, file"),
         ("a", {"kind": "file", "pth": "x"}, "pth is not a key of a file sink, which has .*path"),
         ("a", {"kind": "file", "path": 5}, "path: Expected `str`, got `int`"),
         ("a", {"kind": "file", "path": "x", "when": "nme:x"}, "when: column 1: there is no key 'nme'; there is name"),
