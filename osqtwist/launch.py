@@ -97,7 +97,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
     state.prepare()
     if settings.role == "delivery":
         _look_at_redis(settings)
-        look_at_log_servers(msgspec.structs.replace(settings, durability="append"))
+        look_at_log_servers(settings)
         return delivery_service(reactor, settings, settings.redis)
     look_at_log_servers(settings)
     lock = state.lock()
@@ -112,7 +112,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
         embedded = EmbeddedValkey(reactor, state.path / STORE)
         place = embedded.place
         redis_url = f"unix:{place.path}"
-        if "replica" in settings.durability:
+        if "replica" in settings.durability and not settings.log_redis:
             raise BadSetting(f"--durability {settings.durability} needs --redis: the private Valkey has no replica")
     node_side = NodeSide.of(
         reactor, settings, state, place, secret_path, metrics, serves_nodes=settings.worker_count == 1
@@ -248,7 +248,9 @@ class NodeSide:
 
 def _look_at_redis(settings: Settings) -> RedisPlace:
     place = parse_redis_url(settings.redis)
-    for warning in check_redis(place, settings.durability if settings.role != "delivery" else "append"):
+    # Of log servers each is looked at for itself.
+    takes_lines = settings.role != "delivery" and not settings.log_redis
+    for warning in check_redis(place, settings.durability if takes_lines else "append"):
         _log.warn("{warning}", warning=warning)
     return place
 

@@ -12,6 +12,7 @@ from osqtwist.interfaces import IStores, StoreUnavailable
 from osqtwist.loginterfaces import Budgets
 from osqtwist.settings import BadSetting, Settings
 from osqtwist.storage.redis import RedisStores
+from osqtwist.storage.redis_durability import NotDurable
 from osqtwist.storage.redis_url import BadRedisURL, RedisPlace, check_redis, parse_redis_url
 from osqtwist.storage.sharded import Shard, ShardedStores
 
@@ -25,6 +26,11 @@ class LogServer(msgspec.Struct, frozen=True):
 
     place: Any
     is_draining: bool
+
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return f"log server {self.place.name}"
 
 
 def log_servers(settings: Settings) -> list[LogServer]:
@@ -41,7 +47,7 @@ def log_servers(settings: Settings) -> list[LogServer]:
         except BadRedisURL as problem:
             raise BadRedisURL(str(problem).replace("--redis", "--log-redis")) from None
         found.append(LogServer(place, text.startswith(_DRAIN)))
-    names = [_name(server.place) for server in found]
+    names = [server.place.name for server in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadSetting(f"--log-redis {twice[0]} is there twice")
     if found and all(server.is_draining for server in found):
@@ -51,16 +57,19 @@ def log_servers(settings: Settings) -> list[LogServer]:
 
 def look_at_log_servers(settings: Settings) -> None:
     """
-    Look at each before anything else starts; one that is away is warned of, since it is the others' nodes too.
+    Look at each before anything else starts; one that is away is warned of, since nodes of the others can be served.
 
-    :raise NotDurable: one cannot promise what ``--durability`` says.
+    :raise NotDurable: one that takes lines cannot promise what ``--durability`` says.
     """
     for server in log_servers(settings):
+        level = "append" if server.is_draining or settings.role == "delivery" else settings.durability
         try:
-            for warning in check_redis(server.place, settings.durability):
-                _log.warn("{warning} ({name})", warning=warning, name=_name(server.place))
+            for warning in check_redis(server.place, level):
+                _log.warn("{called}: {warning}", called=server.called, warning=warning)
         except StoreUnavailable as problem:
-            _log.error("--log-redis {name} does not answer: {problem}", name=_name(server.place), problem=str(problem))
+            _log.error("{problem}", problem=str(problem).replace("--redis", "--log-redis"))
+        except NotDurable as problem:
+            raise NotDurable(f"--log-redis {server.place.name}: {problem}") from None
 
 
 def server_stores(reactor: Any, settings: Settings, place: RedisPlace) -> IStores:
@@ -71,24 +80,36 @@ def server_stores(reactor: Any, settings: Settings, place: RedisPlace) -> IStore
     main = RedisStores(reactor, place, settings.redis_prefix, settings.budgets)
     shards = [
         Shard(
-            _name(server.place),
-            RedisStores(reactor, server.place, settings.redis_prefix, _share(settings), settings.durability),
+            server.place.name,
+            RedisStores(
+                reactor,
+                server.place,
+                settings.redis_prefix,
+                _share(settings),
+                settings.durability,
+                called=server.called,
+            ),
             server.is_draining,
         )
         for server in servers
     ]
-    if _name(place) not in {shard.name for shard in shards}:
+    if place.name not in {shard.name for shard in shards}:
         # It may hold lines from before there were others.
-        shards.append(Shard(_name(place), main, is_draining=True))
+        shards.append(Shard(place.name, main, is_draining=True))
     return ShardedStores(main, shards)
 
 
 def delivery_stores(reactor: Any, settings: Settings, place: RedisPlace) -> Sequence[RedisStores]:
     """The stores of each server that lines are delivered from."""
-    servers = {_name(server.place): server.place for server in log_servers(settings)}
+    servers = {server.place.name: server for server in log_servers(settings)}
     budgets = _share(settings) if servers else settings.budgets
-    servers.setdefault(_name(place), place)
-    return [RedisStores(reactor, each, settings.redis_prefix, budgets) for each in servers.values()]
+    found = [
+        RedisStores(reactor, server.place, settings.redis_prefix, budgets, called=server.called)
+        for server in servers.values()
+    ]
+    if place.name not in servers:
+        found.append(RedisStores(reactor, place, settings.redis_prefix, budgets))
+    return found
 
 
 def _share(settings: Settings) -> Budgets:
@@ -96,7 +117,3 @@ def _share(settings: Settings) -> Budgets:
     taking = sum(not server.is_draining for server in log_servers(settings))
     whole = settings.budgets
     return Budgets(whole.live // taking, whole.low_mark, whole.dead // taking, whole.duplicate_window)
-
-
-def _name(place: RedisPlace) -> str:
-    return f"{place} db {place.login.database}" if place.login.database else str(place)

@@ -39,6 +39,7 @@ class RedisStores:
     :param ready_within: seconds that :meth:`ready` waits for a connection.
     :param durability: see :mod:`osqtwist.storage.redis_durability`.
     :param prefix: begins every key and channel, so that several servers can share one Redis.
+    :param called: what messages call the server.
     """
 
     def __init__(
@@ -49,16 +50,17 @@ class RedisStores:
         budgets: Budgets = Budgets(),
         durability: str = "append",
         ready_within: float = READY_WITHIN,
+        called: str = "the store",
     ) -> None:
         where = FindServer(reactor, place)
-        self._redis = RedisConnection(reactor, where, place.login)
+        self._redis = RedisConnection(reactor, where, place.login, called=called)
         self._connections = [self._redis]
         appends = self._redis
         if waiting_command(durability):
-            appends = RedisConnection(reactor, where, place.login, log_trouble=False)
+            appends = RedisConnection(reactor, where, place.login, log_trouble=False, called=called)
             self._connections.append(appends)
         self.signals = RedisSignals(reactor, self._redis, prefix)
-        self._listener = RedisConnection(reactor, where, place.login, protocol=self.signals.protocol)
+        self._listener = RedisConnection(reactor, where, place.login, protocol=self.signals.protocol, called=called)
         self.signals.listener = self._listener
         self.nodes = RedisNodeStore(self._redis, prefix)
         self.queries = RedisQueryStore(self._redis, prefix, self.signals.channel("results"))

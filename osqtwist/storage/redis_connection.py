@@ -72,6 +72,7 @@ class RedisConnection:
     :ivar next_endpoint: says where to connect, anew for each attempt, since a master may move.
     :ivar on_connect: called each time a connection is usable.
     :ivar protocol: txredisapi's protocol class, or one made of it.
+    :ivar called: what messages call the server; without credentials.
     """
 
     reactor: IReactorTime
@@ -81,6 +82,7 @@ class RedisConnection:
     protocol: Callable[..., Any] = PackingProtocol
     deadline: float = DEADLINE
     log_trouble: bool = True
+    called: str = "the store"
     _current: Any = attrs.field(default=None, init=False)
     _in_flight: int = attrs.field(default=0, init=False)
     _is_closed: bool = attrs.field(default=False, init=False)
@@ -126,7 +128,7 @@ class RedisConnection:
                 if over.active():
                     over.cancel()
         if self._current is None:
-            raise StoreUnavailable(f"the store does not answer: {self._trouble}")
+            raise StoreUnavailable(f"{self.called} does not answer: {self._trouble}")
 
     async def execute(self, *command: Any, deadline: float | None = None) -> Any:
         """
@@ -159,9 +161,9 @@ class RedisConnection:
     async def _send(self, command: Sequence[Any], deadline: float | None) -> Any:
         protocol = self._current
         if protocol is None:
-            raise StoreUnavailable(f"the store does not answer: {self._trouble}")
+            raise StoreUnavailable(f"{self.called} does not answer: {self._trouble}")
         if self._in_flight >= MAX_IN_FLIGHT:
-            raise StoreUnavailable("the store is behind: too many commands under way")
+            raise StoreUnavailable(f"{self.called} is behind: too many commands under way")
         answer: Deferred[Any] = Deferred()
         sent = protocol.execute_command(*command)
         self._in_flight += 1
@@ -171,20 +173,20 @@ class RedisConnection:
         try:
             reply = await answer
         except txredisapi.ResponseError as problem:
-            raise _meaning(problem) from None
+            raise _meaning(problem, self.called) from None
         except (txredisapi.RedisError, ConnectionError) as problem:
-            raise StoreUnavailable(f"the store does not answer: {problem}") from None
+            raise StoreUnavailable(f"{self.called} does not answer: {problem}") from None
         finally:
             self._in_flight -= 1
             if over.active():
                 over.cancel()
         if isinstance(reply, Exception):
-            raise _meaning(reply)
+            raise _meaning(reply, self.called)
         return reply
 
     def _too_late(self, protocol: Any, answer: Deferred[Any]) -> None:
         if not answer.called:
-            answer.errback(StoreUnavailable("the store does not answer in time"))
+            answer.errback(StoreUnavailable(f"{self.called} does not answer in time"))
         if protocol is self._current:
             self._drop("no answer in time")
 
@@ -212,7 +214,7 @@ class RedisConnection:
             protocol.transport.abortConnection()
             return
         if self._failures:
-            self._log.info("the store answers again")
+            self._log.info("{called} answers again", called=self.called)
         self._failures = 0
         self._current = protocol
         protocol.whenDisconnected().addCallback(lambda _: self._lost(protocol))
@@ -230,7 +232,7 @@ class RedisConnection:
             await _checked(protocol.execute_command("PING"))
         except txredisapi.ResponseError as problem:
             # A server that cannot write to its disk says so even here; it still serves what it has.
-            if not isinstance(_meaning(problem), StoreFull):
+            if not isinstance(_meaning(problem, self.called), StoreFull):
                 raise
 
     def _lost(self, protocol: Any) -> None:
@@ -250,7 +252,7 @@ class RedisConnection:
     def _again(self, trouble: str) -> None:
         self._trouble = trouble
         if not self._failures and self.log_trouble:
-            self._log.error("the store does not answer: {trouble}", trouble=trouble)
+            self._log.error("{called} does not answer: {trouble}", called=self.called, trouble=trouble)
         self._failures += 1
         wait = min(_MAX_BACKOFF, 0.05 * 2 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)  # noqa: S311
         if not self._is_closed:
@@ -290,15 +292,15 @@ async def _checked(reply: Awaitable[Any]) -> None:
         raise found
 
 
-def _meaning(problem: Exception) -> Exception:
+def _meaning(problem: Exception, called: str) -> Exception:
     text = str(problem)
     word = text.partition(" ")[0]
     if word == "NOSCRIPT":
         return _NoScript(text)
     if word in _FULL or "No space" in text or "NOREPLICAS" in text or "maxmemory" in text:
-        return StoreFull(f"the store takes nothing new: {text}")
+        return StoreFull(f"{called} takes nothing new: {text}")
     if word in _AWAY:
-        return StoreUnavailable(f"the store cannot serve now: {text}")
+        return StoreUnavailable(f"{called} cannot serve now: {text}")
     return problem
 
 

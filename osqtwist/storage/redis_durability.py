@@ -96,10 +96,10 @@ class Durability:
         try:
             reply = await self.connection.execute(*command, int(WAIT_SECONDS * 1000), deadline=WAIT_SECONDS + 2)
         except txredisapi.ResponseError as problem:
-            raise StoreUnavailable(f"--durability {self.level}: {problem}") from None
+            raise StoreUnavailable(f"--durability {self.level}: {self.connection.called}: {problem}") from None
         is_safe = reply >= 1 if command[0] == "WAIT" else reply[0] >= 1 and reply[1] >= command[2]
         if not is_safe:
-            raise StoreUnavailable(f"the store did not confirm in time (--durability {self.level})")
+            raise StoreUnavailable(f"{self.connection.called} did not confirm in time (--durability {self.level})")
 
 
 def check_durability(level: str, ask: Any) -> None:

@@ -59,6 +59,12 @@ class RedisPlace:
         where = self.path or ",".join(f"{host}:{port}" for host, port in self.hosts)
         return f"{self.kind}:{'//' if self.hosts else ''}{where}" + (f"/{self.master}" if self.master else "")
 
+    @property
+    def name(self) -> str:
+        """What the server is known by among others: no credentials, and sentinels in whatever order."""
+        text = str(attrs.evolve(self, hosts=tuple(sorted(self.hosts))))
+        return f"{text} db {self.login.database}" if self.login.database else text
+
 
 def parse_redis_url(text: str) -> RedisPlace:
     """
