@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import attrs
 import msgspec
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -53,11 +53,19 @@ class _Stream:
     _started: list[SinkDelivery] = attrs.field(factory=list, init=False)
     _log = Logger()
 
-    async def start(self) -> None:
-        """Begin, as soon as the server answers."""
+    async def start(self, known: Collection[str]) -> None:
+        """
+        Begin, as soon as the server answers.
+
+        :param known: sinks that other servers know.  On a server that was added they get all there is, since nodes may
+            have posted there before us; ``start = "next"`` is for new sinks.
+        """
         while True:
             try:
                 await self.stores.ready()
+                for delivery in self.deliveries:
+                    if delivery.courier.name in known:
+                        await self.stores.sinks.ensure(delivery.courier.name, True)
                 break
             except (StoreUnavailable, StoreFull) as problem:
                 self._log.error("{problem}", problem=str(problem))
@@ -66,13 +74,30 @@ class _Stream:
             delivery.startService()
             self._started.append(delivery)
         names = ", ".join(each.courier.name for each in self.deliveries)
-        self._log.info("delivers to {names} as {consumer}", names=names, consumer=self.deliveries[0].consumer)
+        self._log.info(
+            "delivers to {names} as {consumer}, from {server}",
+            names=names,
+            consumer=self.deliveries[0].consumer,
+            server=self.stores.log_servers[0].name,
+        )
+
+    async def known_sinks(self) -> set[str]:
+        """The sinks that have a cursor here; none if the server does not answer."""
+        try:
+            await self.stores.ready()
+            return set(await self.stores.sinks.names())
+        except (StoreUnavailable, StoreFull):
+            return set()
 
     async def stop(self) -> None:
         """Stop all."""
         stopping = [each.stopService() for each in self._started]
-        for each in stopping:
-            await each
+        for stopped in stopping:
+            await stopped
+        for delivery in self.deliveries:
+            # The sink may be another stream's too, and waits for all of them.
+            if delivery not in self._started:
+                await delivery.courier.close()
         await self.stores.close()
 
 
@@ -86,21 +111,28 @@ class DeliveryService(Service):
 
     streams: Sequence[_Stream]
     slot: IO[str]
-    _starting: list[Deferred[None]] = attrs.field(factory=list, init=False)
+    _starting: Deferred[None] | None = attrs.field(default=None, init=False)
 
     def startService(self) -> None:
         """Begin on each server, as soon as it answers."""
         super().startService()
-        self._starting = [Deferred.fromCoroutine(stream.start()) for stream in self.streams]
-        for starting in self._starting:
-            starting.addErrback(lambda failure: None)
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(lambda failure: None)
 
     def stopService(self) -> Deferred[None]:
         """Stop all; fires when each sink is closed."""
         super().stopService()
-        for starting in self._starting:
-            starting.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
         return Deferred.fromCoroutine(self._stop())
+
+    async def _start(self) -> None:
+        known: set[str] = set()
+        if len(self.streams) > 1 and any(not each.from_start for each in self.streams[0].deliveries):
+            asked = [Deferred.fromCoroutine(stream.known_sinks()) for stream in self.streams]
+            known = known.union(*await gatherResults(asked, consumeErrors=True))
+        starting = [Deferred.fromCoroutine(stream.start(known)) for stream in self.streams]
+        await DeferredList(starting, consumeErrors=True)
 
     async def _stop(self) -> None:
         for stream in self.streams:

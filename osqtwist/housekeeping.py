@@ -6,6 +6,9 @@ A batch that some sink has not settled is never deleted here.  Without any sink,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
+
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -15,16 +18,35 @@ from twisted.logger import Logger
 
 from osqtwist.admission import Admission
 from osqtwist.interfaces import IStores, Report, StoreFull, StoreUnavailable
+from osqtwist.loginterfaces import BufferSize, LogServer
 from osqtwist.sinkview import SinkState, SinkView
 
 INTERVAL = 5.0
 REPLAY_SHARE = 0.5
 """The share of the budget up to which batches are kept after every sink has them, to be replayed."""
 WARN_SHARE = 0.5
-"""A sink that is behind by this share of the budget is warned of."""
+"""A sink that is behind by this share of the budget is warned of; of a server's budget if there are several."""
 WARN_AGAIN = 600.0
 _AT_ONCE = 200
 _AT_MOST = 200
+
+
+async def sizes_of(stores: IStores) -> list[tuple[LogServer, BufferSize]]:
+    """
+    How full each server of the log buffer is that answers.
+
+    :raise StoreUnavailable: none does.
+    """
+    found: list[tuple[LogServer, BufferSize]] = []
+    trouble: StoreUnavailable | StoreFull | None = None
+    for server in stores.log_servers:
+        try:
+            found.append((server, await server.logs.size()))
+        except (StoreUnavailable, StoreFull) as problem:
+            trouble = problem
+    if trouble is not None and not found:
+        raise trouble
+    return found
 
 
 @attrs.define(eq=False)
@@ -64,14 +86,21 @@ class _Rounds(Service):
 
 @attrs.define(eq=False)
 class BufferWatch(_Rounds):
-    """Tells the admission how full the log buffer is; in every process that takes logs."""
+    """
+    Tells the admission how full the log buffer is; in every process that takes logs.
+
+    Of several servers the fullest counts: nodes that post much are the only ones to feel it.
+    """
 
     admission: Admission
 
     async def go_round(self) -> None:
         """Look."""
-        size = await self.stores.logs.size()
-        self.admission.fill = size.bytes / size.budget_bytes if size.budget_bytes else 0.0
+        sizes = await sizes_of(self.stores)
+        self.admission.fill = max(
+            (size.bytes / size.budget_bytes for server, size in sizes if size.budget_bytes and not server.is_draining),
+            default=0.0,
+        )
 
 
 @attrs.define(eq=False)
@@ -87,8 +116,8 @@ class LogKeeping(_Rounds):
     max_age: float
     report: Report = lambda kind, node_id, facts: None
     _warned: dict[str, float] = attrs.field(factory=dict, init=False)
-    _was_shut: bool = attrs.field(default=False, init=False)
-    _away: tuple[str, ...] = attrs.field(default=(), init=False)
+    _shut: set[str] = attrs.field(factory=set, init=False)
+    _away: list[str] = attrs.field(factory=list, init=False)
 
     async def go_round(self) -> None:
         """Sweep, then look."""
@@ -96,45 +125,67 @@ class LogKeeping(_Rounds):
         await self.look()
 
     async def sweep(self) -> None:
-        """Delete what is too old, and what no sink needs while room is short."""
+        """Delete what is too old, and what no sink needs while room is short; on each server that answers."""
         before = self.clock.seconds() - self.max_age if self.max_age else 0.0
-        budget = (await self.stores.logs.size()).budget_bytes
         deleted = 0
-        for _ in range(_AT_MOST):
-            part = await self.stores.logs.trim(before, int(budget * REPLAY_SHARE), _AT_ONCE)
-            deleted += part
-            if not part:
-                break
+        for server, size in await sizes_of(self.stores):
+            with suppress(StoreUnavailable, StoreFull):
+                for _ in range(_AT_MOST):
+                    part = await server.logs.trim(before, int(size.budget_bytes * REPLAY_SHARE), _AT_ONCE)
+                    deleted += part
+                    if not part:
+                        break
         if deleted:
             self._log.debug("{count} log batches and dead letters are deleted", count=deleted)
 
     async def look(self) -> None:
         """See how full the buffer is, and who is behind."""
-        size = await self.stores.logs.size()
-        if size.away != self._away:
-            self._away = size.away
-            if size.away:
-                names = ", ".join(size.away)
-                self._log.error("log servers that do not answer: {names}; their nodes keep their lines", names=names)
-            else:
-                self._log.info("all log servers answer again")
-        if size.is_shut != self._was_shut:
-            self._was_shut = size.is_shut
-            if size.is_shut:
-                self._log.error("the log buffer is full (--log-budget-mib): nodes are told to keep their lines")
-            else:
-                self._log.info("the log buffer takes lines again")
+        sizes = await sizes_of(self.stores)
+        self._look_who_is_away([server.name for server, _ in sizes])
+        for server, size in sizes:
+            self._look_whether_full(server, size)
         states = await self.sinks.states()
+        budgets = {server.name: size.budget_bytes for server, size in sizes if not server.is_draining}
         for state in states:
-            self._warn(state, size.budget_bytes)
+            self._warn(state, budgets)
         self._warned = {name: at for name, at in self._warned.items() if name in {each.name for each in states}}
 
-    def _warn(self, state: SinkState, budget: int) -> None:
+    def _look_who_is_away(self, there: list[str]) -> None:
+        away = [server.name for server in self.stores.log_servers if server.name not in there]
+        if away == self._away:
+            return
+        self._away = away
+        if away:
+            self._log.error(
+                "log servers that do not answer: {names}; their nodes keep their lines, and what they hold is "
+                "delivered once they are back",
+                names=", ".join(away),
+            )
+        else:
+            self._log.info("all log servers answer again")
+
+    def _look_whether_full(self, server: LogServer, size: BufferSize) -> None:
+        if size.is_shut == (server.name in self._shut):
+            return
+        where = f" on {server.name}" if len(self.stores.log_servers) > 1 else ""
+        if size.is_shut:
+            self._shut.add(server.name)
+            self._log.error(
+                "the log buffer{where} is full (--log-budget-mib): nodes are told to keep their lines", where=where
+            )
+        else:
+            self._shut.discard(server.name)
+            self._log.info("the log buffer{where} takes lines again", where=where)
+
+    def _warn(self, state: SinkState, budgets: Mapping[str, int]) -> None:
         now = self.clock.seconds()
-        is_behind = bool(budget) and state.lag.bytes >= budget * WARN_SHARE
-        is_unserved = state.state == "unserved" and state.lag.lines > 0
+        is_behind = any(
+            budgets.get(server) and lag.bytes >= budgets[server] * WARN_SHARE for server, lag in state.lags.items()
+        )
+        is_unserved = state.state == "unserved" and state.lag.bytes > 0
         if not (is_behind or is_unserved):
-            if self._warned.pop(state.name, None) is not None:
+            # Of a server that is away nobody knows.
+            if not self._away and self._warned.pop(state.name, None) is not None:
                 self._log.info("sink {name} has caught up", name=state.name)
             return
         if now - self._warned.get(state.name, -WARN_AGAIN) < WARN_AGAIN:

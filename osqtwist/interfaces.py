@@ -313,6 +313,7 @@ class IStores(Interface):
     queries = Attribute("an IQueryStore")
     logs = Attribute("an osqtwist.loginterfaces.ILogBuffer")
     sinks = Attribute("an osqtwist.loginterfaces.ISinkLevers; an ISinkQueues where lines are delivered from")
+    log_servers = Attribute("an osqtwist.loginterfaces.LogServer for each server that the two are on")
     carves = Attribute("an ICarveStore")
     clones = Attribute("an ICloneStore")
     audit = Attribute("an IAuditStore")

@@ -105,6 +105,16 @@ class SinkLag:
     taken: int = 0
     dead_letters: int = 0
 
+    def __add__(self, other: SinkLag) -> SinkLag:
+        """That on two servers."""
+        return SinkLag(
+            self.lines + other.lines,
+            self.bytes + other.bytes,
+            min((lag.oldest for lag in (self, other) if lag.oldest), default=0.0),
+            self.taken + other.taken,
+            self.dead_letters + other.dead_letters,
+        )
+
 
 class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
     """
@@ -246,3 +256,18 @@ class ISinkQueues(ISinkLevers):
 
     async def report(report: SinkReport) -> None:
         """Keep a process' report, over its last one."""
+
+
+@attrs.frozen
+class LogServer:
+    """
+    One of the servers that the log buffer is on; without ``--log-redis`` there is one.
+
+    :ivar name: where it is, without credentials.
+    :ivar is_draining: whether it takes no more lines, and only gives what it has.
+    """
+
+    name: str
+    logs: ILogBuffer
+    sinks: ISinkQueues
+    is_draining: bool = False

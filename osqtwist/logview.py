@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from osqtwist.interfaces import IStores
+from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.logbatch import event_id
-from osqtwist.loginterfaces import StoredBatch
+from osqtwist.loginterfaces import BufferSize, LogServer, SinkLag, StoredBatch
 from osqtwist.lookagain import LookAgain
 from osqtwist.sinkview import dead_lines, origin_of
 from osqtwist.wire import decode_array
@@ -57,6 +57,23 @@ class LogView:
                 for line in dead_lines(stored):
                     emit(line)
 
+    async def servers(self) -> list[dict[str, Any]]:
+        """
+        The servers of the log buffer, ready to be JSON.
+
+        ``state`` is ``taking``, ``full``, ``draining`` (its lines still go to sinks, and it takes no new ones),
+        ``drained`` (every sink has all of them) or ``away``.
+        """
+        found: list[tuple[LogServer, BufferSize, dict[str, SinkLag]] | LogServer] = []
+        for server in self.stores.log_servers:
+            try:
+                names = await server.sinks.names()
+                found.append((server, await server.logs.size(), await server.sinks.lag(names)))
+            except (StoreUnavailable, StoreFull):
+                found.append(server)
+        sinks = {name for each in found if isinstance(each, tuple) for name in each[2]}
+        return [_server_row(*each, sinks) if isinstance(each, tuple) else _away_row(each) for each in found]
+
     async def trim(self, older_than: float) -> dict[str, Any]:
         """Delete old batches that every sink has, and old dead letters."""
         before = self.clock.seconds() - older_than
@@ -67,8 +84,35 @@ class LogView:
 
 
 def _lines(stored: StoredBatch) -> list[dict[str, Any]]:
-    batch, origin = stored.batch, origin_of(stored)
+    batch, origin = stored.batch, origin_of(stored) | {"batch": stored.batch_id}
     return [
         origin | {"event_id": event_id(batch.node_id, batch.digest, index), "line": line}
         for index, line in enumerate(decode_array(batch.data))
     ]
+
+
+def _server_row(
+    server: LogServer, size: BufferSize, lags: Mapping[str, SinkLag], sinks: Collection[str]
+) -> dict[str, Any]:
+    # A sink without a cursor here has nothing of what is here.
+    is_empty = not size.batches or (bool(sinks) and set(lags) >= set(sinks) and not any(map(_is_behind, lags.values())))
+    draining, taking = "drained" if is_empty else "draining", "full" if size.is_shut else "taking"
+    return {
+        "server": server.name,
+        "state": draining if server.is_draining else taking,
+        "batches": size.batches,
+        "bytes": size.bytes,
+        "budget_bytes": 0 if server.is_draining else size.budget_bytes,
+        "lag_lines": max((lag.lines for lag in lags.values()), default=0),
+        "dead_letters": size.dead_letters,
+        "sink_dead_letters": sum(lag.dead_letters for lag in lags.values()),
+    }
+
+
+def _is_behind(lag: SinkLag) -> bool:
+    return bool(lag.bytes or lag.taken)
+
+
+def _away_row(server: LogServer) -> dict[str, Any]:
+    unknown = ("batches", "bytes", "budget_bytes", "lag_lines", "dead_letters", "sink_dead_letters")
+    return {"server": server.name, "state": "away"} | dict.fromkeys(unknown)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from osqtwist.interfaces import IStores, NoSuchThing
-from osqtwist.loginterfaces import NoSuchSink, SinkLag, SinkReport, StoredBatch
+from osqtwist.interfaces import IStores, NoSuchThing, StoreFull, StoreUnavailable
+from osqtwist.loginterfaces import LogServer, NoSuchSink, SinkLag, SinkReport, StoredBatch
 from osqtwist.metrics import Metrics
 
 REPORT_IS_OLD = 20.0
@@ -24,26 +24,24 @@ class SinkState:
     """
     One sink: its lag, and what the processes that serve it say.
 
+    :ivar reports: one of each process for each server of the log buffer.
     :ivar state: ``running``, ``waiting`` (its destination does not take lines), ``paused``, or ``unserved`` (no
-        process serves it).
+        process serves it); with several servers that of the worst off.
+    :ivar trouble: the last thing that went wrong, if it has not been mended since.
+    :ivar lags: by server, those that answer.
     """
 
     name: str
     lag: SinkLag
     reports: Sequence[SinkReport]
     state: str
+    trouble: str = ""
+    lags: Mapping[str, SinkLag] = attrs.field(factory=dict)
 
     @property
     def kind(self) -> str:
         """What kind it is, if a process ever said so."""
         return self.reports[0].kind if self.reports else ""
-
-    @property
-    def trouble(self) -> str:
-        """The last thing that went wrong, if it has not been mended since."""
-        if self.state not in ("waiting", "unserved") or not self.reports:
-            return ""
-        return max(self.reports, key=lambda each: each.trouble_at).trouble
 
 
 @attrs.frozen
@@ -55,19 +53,42 @@ class SinkView:
     metrics: Metrics
 
     async def states(self) -> list[SinkState]:
-        """Every sink that has a cursor."""
-        sinks = self.stores.sinks
-        names = await sinks.names()
-        lags = await sinks.lag(names)
-        paused = await sinks.paused()
-        reports = await sinks.reports()
-        return [
-            self._state(name, lags[name], name in paused, [each for each in reports if each.sink == name])
+        """
+        Every sink that has a cursor.
+
+        :raise StoreUnavailable: no server answers; of one among others the sinks say that it does not.
+        """
+        found: dict[str, dict[str, SinkState]] = {}
+        servers, trouble = [], []
+        for server in self.stores.log_servers:
+            try:
+                found[server.name] = await self._states_on(server)
+                servers.append(server)
+            except (StoreUnavailable, StoreFull) as problem:
+                trouble.append(f"{server.name} does not answer, and what it holds is not counted")
+                if len(trouble) == len(self.stores.log_servers):
+                    raise problem
+        for name in {name for states in found.values() for name in states}:
+            for server in servers:
+                if name not in found[server.name]:
+                    found[server.name] |= await self._without_cursor(server, name)
+        names = sorted({name for states in found.values() for name in states})
+        return [combined([states[name] for states in found.values() if name in states], trouble) for name in names]
+
+    async def _states_on(self, server: LogServer) -> dict[str, SinkState]:
+        names = await server.sinks.names()
+        lags = await server.sinks.lag(names)
+        paused = await server.sinks.paused()
+        reports = await server.sinks.reports()
+        return {
+            name: self._state(server, name, lags[name], name in paused, [each for each in reports if each.sink == name])
             for name in names
             if name in lags
-        ]
+        }
 
-    def _state(self, name: str, lag: SinkLag, is_paused: bool, reports: list[SinkReport]) -> SinkState:
+    def _state(
+        self, server: LogServer, name: str, lag: SinkLag, is_paused: bool, reports: list[SinkReport]
+    ) -> SinkState:
         now = self.clock.seconds()
         live = [each for each in reports if now - each.at <= REPORT_IS_OLD]
         if is_paused:
@@ -76,7 +97,22 @@ class SinkView:
             state = "unserved"
         else:
             state = "waiting" if all(each.state == "waiting" for each in live) else "running"
-        return SinkState(name, lag, live or reports, state)
+        reports = live or reports
+        trouble = ""
+        if state in ("waiting", "unserved") and reports:
+            trouble = max(reports, key=lambda each: each.trouble_at).trouble
+        return SinkState(name, lag, reports, state, trouble, {server.name: lag})
+
+    async def _without_cursor(self, server: LogServer, name: str) -> dict[str, SinkState]:
+        """A sink that other servers know: what is here waits for a delivery process that knows of this server too."""
+        try:
+            held = (await server.logs.size()).bytes
+        except (StoreUnavailable, StoreFull):
+            return {}
+        if not held:
+            return {}
+        lag = SinkLag(bytes=held)
+        return {name: SinkState(name, lag, (), "unserved", f"nobody delivers from {server.name}", {server.name: lag})}
 
     async def update_metrics(self) -> None:
         """Set the sinks' metrics; those of sinks that are no more are dropped."""
@@ -168,6 +204,30 @@ class SinkView:
         """Fire if there is such a sink; else :class:`NoSuchThing`."""
         if sink not in await self.stores.sinks.names():
             raise NoSuchThing(f"there is no sink {sink!r}")
+
+
+def combined(parts: Sequence[SinkState], trouble: Sequence[str]) -> SinkState:
+    """
+    A sink as it is on all servers.
+
+    Deliveries that have nothing to do know nothing of the destination: they count only if no other has anything.
+
+    :param trouble: what is wrong with the servers themselves.
+    """
+    busy = [each for each in parts if each.lag.bytes or each.state == "waiting"]
+    busy = busy or [each for each in parts if each.state == "running"] or list(parts)
+    states = {each.state for each in busy} | ({each.state for each in parts} & {"paused"})
+    lag = parts[0].lag
+    for part in parts[1:]:
+        lag += part.lag
+    return SinkState(
+        parts[0].name,
+        lag,
+        [report for part in parts for report in part.reports],
+        next(state for state in ("paused", "unserved", "waiting", "running") if state in states),
+        "; ".join(dict.fromkeys(text for text in (*(each.trouble for each in busy), *trouble) if text)),
+        {server: lag for part in parts for server, lag in part.lags.items()},
+    )
 
 
 def dead_lines(stored: StoredBatch) -> list[dict[str, Any]]:

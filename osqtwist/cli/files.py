@@ -56,6 +56,23 @@ def log_dead(operator: Operator) -> None:
     )
 
 
+@log.command("servers")
+@click.pass_obj
+def log_servers(operator: Operator) -> None:
+    """List the Redis servers that hold log lines: how full each is, and whether one that is drained is empty."""
+    columns = {
+        "server": "SERVER",
+        "state": "STATE",
+        "batches": "BATCHES",
+        "bytes": "BYTES",
+        "budget_bytes": "BUDGET",
+        "lag_lines": "LAG",
+        "dead_letters": "DEAD",
+        "sink_dead_letters": "SINKS' DEAD",
+    }
+    operator.rows(operator.call(lambda client: client.get(*_API, "logs", "servers"))["servers"], columns)
+
+
 @log.command("trim")
 @click.option("--older-than", type=click.FloatRange(min=0), required=True, help="Seconds.")
 @click.pass_obj

@@ -21,7 +21,7 @@ from osqtwist.interfaces import (
     ISignals,
     IStores,
 )
-from osqtwist.loginterfaces import Budgets
+from osqtwist.loginterfaces import Budgets, LogServer
 from osqtwist.storage.memory_alerts import MemoryAlertStore
 from osqtwist.storage.memory_clones import MemoryCloneStore
 from osqtwist.storage.memory_loads import MemoryLoadStore
@@ -145,6 +145,11 @@ class MemoryStores:
         self.operators = MemoryOperatorStore(clock)
         self.loads = MemoryLoadStore()
         self.alerts = MemoryAlertStore(clock)
+
+    @property
+    def log_servers(self) -> list[LogServer]:
+        """See :class:`osqtwist.interfaces.IStores`."""
+        return [LogServer("memory", self.logs, self.sinks)]
 
     async def ready(self) -> None:
         """See :class:`osqtwist.interfaces.IStores`."""

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from zope.interface import implementer
 
 from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
-from osqtwist.loginterfaces import Budgets
+from osqtwist.loginterfaces import Budgets, LogServer
 from osqtwist.storage.redis_alerts import RedisAlertStore
 from osqtwist.storage.redis_audit import RedisAuditStore
 from osqtwist.storage.redis_carves import RedisCarveStore
@@ -74,8 +74,14 @@ class RedisStores:
         self.operators = RedisOperatorStore(self._redis, prefix)
         self.alerts = RedisAlertStore(self._redis, prefix)
         self.loads = RedisLoadStore(self._redis, f"{prefix}loads")
+        self._name = place.name
         self._is_open = False
         self._ready_within = ready_within
+
+    @property
+    def log_servers(self) -> list[LogServer]:
+        """See :class:`osqtwist.interfaces.IStores`."""
+        return [LogServer(self._name, self.logs, self.sinks)]
 
     async def ready(self) -> None:
         """See :class:`osqtwist.interfaces.IStores`."""

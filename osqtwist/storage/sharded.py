@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -26,6 +26,7 @@ from osqtwist.loginterfaces import (
     BufferSize,
     ILogBuffer,
     ISinkLevers,
+    LogServer,
     NoSuchSink,
     SinkLag,
     SinkReport,
@@ -73,6 +74,17 @@ async def _where_it_can(shards: Sequence[Shard], work: Callable[[Shard], Awaitab
     if trouble is not None and not found:
         raise trouble
     return found
+
+
+async def _first_that_can(shards: Sequence[Shard], work: Callable[[Shard], Awaitable[object]]) -> None:
+    """Fire when one server has answered; the others are asked only if those before them are away."""
+    for shard in shards[:-1]:
+        try:
+            await work(shard)
+        except (StoreUnavailable, StoreFull):
+            continue
+        return
+    await work(shards[-1])
 
 
 async def _everywhere(shards: Sequence[Shard], work: Callable[[Shard], Awaitable[_T]]) -> list[_T]:
@@ -167,7 +179,7 @@ class ShardedLogBuffer:
 
     async def trim(self, before: float, keep_bytes: int, limit: int) -> int:
         """Each, with its share of the bytes to keep."""
-        share = keep_bytes // len(self.shards)
+        share = keep_bytes // len(self._names)
         work = await _where_it_can(self.shards, lambda shard: shard.stores.logs.trim(before, share, limit))
         return sum(deleted for _, deleted in work)
 
@@ -201,11 +213,15 @@ class ShardedSinkLevers:
         return sorted({name for _, names in found for name in names})
 
     async def dead_letters(self, sink: str, after: str, count: int) -> list[StoredBatch]:
-        """Server after server."""
+        """Server after server; one that is away is left out, unless all are."""
         place, _, mark = after.rpartition("@")
         first = next((number for number, shard in enumerate(self.shards) if shard.mark == mark), 0)
-        for shard in self.shards[first:]:
-            page = await shard.stores.sinks.dead_letters(sink, place if shard.mark == mark else "", count)
+
+        pages = await _where_it_can(
+            self.shards[first:],
+            lambda shard: shard.stores.sinks.dead_letters(sink, place if shard.mark == mark else "", count),
+        )
+        for shard, page in pages:
             if page:
                 return [StoredBatch(f"{stored.batch_id}@{shard.mark}", stored.batch) for stored in page]
         return []
@@ -215,23 +231,23 @@ class ShardedSinkLevers:
         total: dict[str, SinkLag] = {}
         for _, lags in await _where_it_can(self.shards, lambda shard: shard.stores.sinks.lag(sinks)):
             for sink, lag in lags.items():
-                total[sink] = _sum(total[sink], lag) if sink in total else lag
+                total[sink] = total.get(sink, SinkLag()) + lag
         return total
 
     async def rewind(self, sink: str, batch_id: str, moment: float) -> None:
-        """On the server of the batch, or on each."""
+        """On the servers that the id names a place in, or on each."""
         if not batch_id:
             await _everywhere(self.shards, lambda shard: self._rewind(shard, sink, moment))
             if sink not in await self.names():
                 raise NoSuchSink(f"there is no sink {sink!r}")
             return
-        place, _, mark = batch_id.rpartition("@")
-        for shard in self.shards:
-            if shard.mark == mark:
-                await shard.stores.sinks.rewind(sink, place, moment)
-                return
-        marks = ", ".join(f"@{shard.mark} ({shard.name})" for shard in self.shards)
-        raise ValueError(f"{batch_id[:64]!r} does not say which server the batch is on; it ends in one of {marks}")
+        by_mark = {shard.mark: shard for shard in self.shards}
+        places = _Cursor.parse(batch_id).places
+        if not places or not set(places) <= set(by_mark):
+            marks = ", ".join(f"@{shard.mark} ({shard.name})" for shard in self.shards)
+            raise ValueError(f"{batch_id[:64]!r} does not say which server the batch is on; it ends in one of {marks}")
+        named = [by_mark[mark] for mark in places]
+        await _everywhere(named, lambda shard: shard.stores.sinks.rewind(sink, places[shard.mark], moment))
 
     async def _rewind(self, shard: Shard, sink: str, moment: float) -> None:
         # A server that was added later may not know a sink that is served no more.
@@ -298,6 +314,9 @@ class ShardedStores:
     def __init__(self, main: Any, shards: Sequence[Shard]) -> None:
         self._main, self.shards = main, sorted(shards, key=lambda shard: shard.name)
         self._connecting: list[Deferred[None]] = []
+        self.log_servers = [
+            LogServer(shard.name, shard.stores.logs, shard.stores.sinks, shard.is_draining) for shard in self.shards
+        ]
         self.logs = ShardedLogBuffer(self.shards)
         self.sinks = ShardedSinkLevers(self.shards)
         self.signals = ShardedSignals(main.signals, self.shards)
@@ -308,11 +327,15 @@ class ShardedStores:
     async def ready(self) -> None:
         """Fire when the main server answers; one of the others that does not is the trouble of its nodes alone."""
         self._connecting = [Deferred.fromCoroutine(self._connect(shard)) for shard in self.shards]
+        for connecting in self._connecting:
+            connecting.addErrback(lambda failure: failure.trap(CancelledError) and None)
         await self._main.ready()
 
     async def ping(self) -> None:
-        """The main server."""
+        """The main server, and one that takes log lines: without any no node could get rid of its own."""
         await self._main.ping()
+        taking = [shard for shard in self.shards if not shard.is_draining]
+        await _first_that_can(taking, lambda shard: shard.stores.ping())
 
     async def close(self) -> None:
         """See :class:`osqtwist.interfaces.IStores`."""
@@ -325,15 +348,4 @@ class ShardedStores:
         try:
             await shard.stores.ready()
         except (StoreUnavailable, StoreFull) as problem:
-            _log.error("log server {name} does not answer: {problem}", name=shard.name, problem=str(problem))
-
-
-def _sum(one: SinkLag, other: SinkLag) -> SinkLag:
-    times = [lag.oldest for lag in (one, other) if lag.oldest]
-    return SinkLag(
-        one.lines + other.lines,
-        one.bytes + other.bytes,
-        min(times, default=0.0),
-        one.taken + other.taken,
-        one.dead_letters + other.dead_letters,
-    )
+            _log.error("{problem}", problem=str(problem))

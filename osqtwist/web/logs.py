@@ -36,6 +36,7 @@ class LogOperations:
         """See :class:`osqtwist.web.operations.OperationGroup`."""
         return (
             Operation("GET", "/api/v1/logs", self.lines, Role.VIEWER, query=LinesWanted, media=NDJSON),
+            Operation("GET", "/api/v1/logs/servers", self.servers, Role.VIEWER),
             Operation("GET", "/api/v1/logs/dead", self.dead_letters, Role.VIEWER, media=NDJSON),
             Operation("POST", "/api/v1/logs/trim", self.trim, Role.ADMIN, body=TrimOrder),
         )
@@ -43,6 +44,10 @@ class LogOperations:
     async def lines(self, call: Call) -> None:
         """Log lines as they come; `from=start` for all that is kept, `follow=0` for no more than that."""
         await self.view.tail(call.emit, from_start=call.query.start == "start", follow=call.query.follow)
+
+    async def servers(self, call: Call) -> Any:
+        """The servers that the log buffer is on: how full each is, and what is still to be delivered from it."""
+        return {"servers": await self.view.servers()}
 
     async def dead_letters(self, call: Call) -> None:
         """Dead letters: lines that no log sink could take."""
