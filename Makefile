@@ -27,8 +27,8 @@ $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
 run: $(VENV)/run.stamp  ## Run the server with a development PKI and a private Valkey (Ctrl-C ends it)
 	$(BIN)/twistd --nodaemon --pidfile= osqtwist --port $(PORT)
 
-test: test-fast  ## All tests: the fast ones two at a time, then those that start processes
-	$(BIN)/python -m pytest -m slow
+test: test-fast  ## All tests: the fast ones, then those that start processes, two files at a time
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --durations 15
 
 test-fast: $(VENV)/test.stamp  ## The tests that take no time: run them on every save
 	@# Tests are compiled once, not each time, wherever that is turned off.
