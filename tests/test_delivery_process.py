@@ -73,8 +73,15 @@ def children(pid: int) -> dict[int, str]:
 
 
 def delivery_of(server: Server) -> int:
-    (found,) = [pid for pid, words in children(server.process.pid).items() if "osqtwist.delivering" in words]
-    return found
+    """Its delivery process, once it runs: a child that was just killed or forked has no such words yet."""
+
+    deadline = time.monotonic() + 20.0
+    while True:
+        running = [pid for pid, words in children(server.process.pid).items() if "osqtwist.delivering" in words]
+        if len(running) == 1:
+            return running[0]
+        assert time.monotonic() < deadline, f"delivery processes: {running}"
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -105,7 +112,7 @@ def test_a_killed_delivery_process_comes_back(start: Start, folder: Path) -> Non
     for round_ in range(3):
         post(server, round_ * 10, 10)
         os.kill(delivery_of(server), signal.SIGKILL)
-        until(lambda: [words for words in children(server.process.pid).values() if "delivering" in words])
+        time.sleep(0.2)
     until(lambda: len(set(numbers(folder))) == 30)
     assert sorted(numbers(folder)) == list(range(30))
     assert "delivery ended" in server.text()
