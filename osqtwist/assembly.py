@@ -17,6 +17,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request
 
 from osqtwist.admission import Admission
+from osqtwist.approval import Approval
 from osqtwist.authentication import Authentication
 from osqtwist.carves import CarveLimits, Carves
 from osqtwist.clones import Clones
@@ -25,7 +26,8 @@ from osqtwist.configuration import NodeConfiguration
 from osqtwist.directory import Directory
 from osqtwist.distributed import Distributed
 from osqtwist.easing import Easing
-from osqtwist.enrollment import Enrollment, EnrollSecrets
+from osqtwist.enrollment import Enrollment
+from osqtwist.enrollsecret import EnrollSecrets
 from osqtwist.fleetevents import EventSettings, FleetEvents
 from osqtwist.housekeeping import BufferWatch
 from osqtwist.identity import CertificateIdentity
@@ -34,6 +36,7 @@ from osqtwist.logs import LogIntake
 from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys
 from osqtwist.parking import ParkedReads
+from osqtwist.secretbook import StoredSecrets
 from osqtwist.settings import Settings
 from osqtwist.tagfindings import TagFindings
 from osqtwist.tagging import Tagging
@@ -100,7 +103,10 @@ def assemble(
     def tagging() -> Tagging:
         return configuration.tagging
 
-    directory = Directory(reactor, stores.nodes, stores.signals, distributed.end_reads_of, tagging, report)
+    approval = Approval(reactor, stores, settings.approve_nodes, report)
+    directory = Directory(
+        reactor, stores.nodes, stores.signals, distributed.end_reads_of, tagging, report, approval.check
+    )
 
     def is_revoked(node_id: str, issued_at: float = 0.0) -> bool:
         found = directory.is_revoked(node_id, issued_at)
@@ -142,6 +148,8 @@ def assemble(
             secrets,
             is_revoked,
             watch.placed,
+            stores.secrets,
+            approval.check,
             settings.enroll_by_certificate,
             report,
         ),
@@ -163,7 +171,13 @@ def assemble(
         hold=settings.hold,
         enroll_secret_name=settings.enroll_secret_name,
     )
-    services: list[IService] = [directory, clones, distributed, BufferWatch(reactor, stores, admission)]
+    services: list[IService] = [
+        StoredSecrets(reactor, stores, secrets),
+        directory,
+        clones,
+        distributed,
+        BufferWatch(reactor, stores, admission),
+    ]
     if settings.ease:
         services.append(Easing(reactor, stores, configuration, metrics, settings.easing, process))
     return Parts(api, parked, [*services, *events], report)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import attrs
 import msgspec
@@ -53,6 +53,7 @@ class Directory(Service):
 
     :param on_revoked: called with a node id as soon as a revocation of it is seen here.
     :param tagging: answers with the rules in force.
+    :param approve: raises :class:`osqtwist.approval.ApprovalPending` for a new node that has to wait.
     :ivar end_connections: ends those of nodes that are refused; set by whoever has them.
     """
 
@@ -68,6 +69,7 @@ class Directory(Service):
         on_revoked: Callable[[str], None],
         tagging: Callable[[], Tagging] = Tagging,
         report: Report = lambda kind, node_id, facts: None,
+        approve: Callable[[Node, str], Awaitable[None]] | None = None,
     ) -> None:
         self._clock = clock
         self._nodes = nodes
@@ -75,6 +77,7 @@ class Directory(Service):
         self._on_revoked = on_revoked
         self._tagging = tagging
         self._report = report
+        self._approve = approve
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._seen: dict[str, Sighting] = {}
         self._noted: dict[str, Sighting] = {}
@@ -112,12 +115,13 @@ class Directory(Service):
                 ending.cancel()
         return Deferred.fromCoroutine(self.flush())
 
-    async def facts_of(self, caller: Caller) -> NodeFacts:
+    async def facts_of(self, caller: Caller, address: str = "") -> NodeFacts:
         """
         What a target can look at for this node.
 
         A node that shows a certificate and is not known yet becomes known; a new certificate is noted.
 
+        :raise ApprovalPending: it is new, and nobody has approved of it.
         :raise StoreUnavailable: the node is not in memory and the store does not answer.
         """
         fingerprint = caller.certificate.fingerprint if caller.certificate else ""
@@ -130,6 +134,8 @@ class Directory(Service):
             return known.facts
         node = await self._nodes.get(caller.node_id)
         updated = _with_certificate(node, caller)
+        if node is None and self._approve:
+            await self._approve(updated, address)
         if updated is not node:
             updated = await self._nodes.record(updated)
         if node is None:

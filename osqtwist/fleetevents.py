@@ -3,6 +3,7 @@ What happens in a fleet, as lines of the log: log type ``event``, for sinks and 
 
 =========================  ==============================================================================
 ``node_new``               a node enrolled, or came with a certificate, that was not known
+``node_pending``           a new node waits for approval
 ``node_offline``           a node was not heard of for :attr:`EventSettings.offline_after` seconds
 ``certificate_expiring``   a node's certificate ends within :attr:`EventSettings.certificate_days` days
 ``revoked_attempt``        a revoked node asked for something; once an hour for each
@@ -29,9 +30,15 @@ from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.logbatch import LogBatch
 from osqtwist.loginterfaces import BufferFull
 
-KINDS = ("node_new", "node_offline", "certificate_expiring", "revoked_attempt", "clone", "sink_behind")
+KINDS = ("node_new", "node_pending", "node_offline", "certificate_expiring", "revoked_attempt", "clone", "sink_behind")
 LOOK_EVERY = 30.0
-_AGAIN = {"node_new": 3600.0, "revoked_attempt": 3600.0, "clone": 86400.0, "sink_behind": 3600.0}
+_AGAIN = {
+    "node_new": 3600.0,
+    "node_pending": 86400.0,
+    "revoked_attempt": 3600.0,
+    "clone": 86400.0,
+    "sink_behind": 3600.0,
+}
 _MOST_REMEMBERED = 10_000
 _LOOK_BACK = 3600.0
 _NEW_WITHIN = 10.0

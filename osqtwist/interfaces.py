@@ -245,8 +245,8 @@ class ISignals(Interface):
 
     Topics in use: ``queries`` (payload: query id; it was added, approved or cancelled), ``results`` (payload: query
     id), ``nodes`` (payload: node id; its record or a revocation changed), ``clones`` (what is kept of them changed),
-    ``logs`` (a batch was appended), ``sinks`` (payload: sink; it was paused, resumed, rewound or forgotten), ``ease``
-    (the level of load changed).
+    ``secrets`` (what operators handed out changed), ``logs`` (a batch was appended), ``sinks`` (payload: sink; it was
+    paused, resumed, rewound or forgotten), ``ease`` (the level of load changed).
     """
 
     async def publish(topic: str, payload: str = "") -> None:
@@ -319,6 +319,8 @@ class IStores(Interface):
     audit = Attribute("an IAuditStore")
     loads = Attribute("an ILoadStore")
     alerts = Attribute("an osqtwist.alertinterfaces.IAlertStore")
+    secrets = Attribute("an osqtwist.enrollinterfaces.ISecretStore")
+    pending = Attribute("an osqtwist.enrollinterfaces.IPendingStore")
     operators = Attribute("an osqtwist.operatorinterfaces.IOperatorStore")
     signals = Attribute("an ISignals")
 

@@ -65,6 +65,7 @@ class Inventory:
             now = self.clock.seconds()
             metrics.nodes_online.set(await self.stores.nodes.count_since(now - ONLINE_WITHIN))
             metrics.nodes_known.set(await self.stores.nodes.count_since(0))
+            metrics.nodes_pending.set(await self.stores.pending.count())
             for word, start, end in _EXPIRY_CLASSES:
                 count = await self.stores.nodes.count_expiring(now + start * DAY, now + end * DAY)
                 metrics.node_certificates.labels(ends=word).set(count)
@@ -94,6 +95,7 @@ class Inventory:
             "nodes": await self.stores.nodes.count_since(0),
             "nodes_online": await self.stores.nodes.count_since(now - ONLINE_WITHIN),
             "nodes_revoked": sum(not each.keys_before for each in await self.stores.nodes.revocations()),
+            "nodes_pending": await self.stores.pending.count(),
             "node_clones": self.clones.count(),
             "parked_reads": int(self.figures.value("osqtwist_parked_reads")),
             "open_queries": open_queries,

@@ -25,7 +25,7 @@ from osqtwist.announcement import SAMPLE_CONFIG, announce, node_files
 from osqtwist.assembly import Parts, assemble, node_site
 from osqtwist.configuration import ConfigFolder
 from osqtwist.delivering import Instructions, child_words, delivery_service
-from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
+from osqtwist.enrollsecret import EnrollSecrets, parse_enroll_secrets
 from osqtwist.figures import SummedFigures
 from osqtwist.flags import flagfile
 from osqtwist.front import Front, NodePorts
@@ -209,8 +209,8 @@ class NodeSide:
         """
         tls = ReloadingServerTLS(_tls_files(settings), lambda ok, loaded: _count_reload(metrics, ok, loaded))
         secrets = EnrollSecrets(_read_secrets(secret_path) if secret_path else ())
-        if settings.client_auth == "none" and not secrets.secrets:
-            raise BadSetting("--client-auth is none and there is no --enroll-secret-path: no node could enroll")
+        if settings.client_auth == "none" and not secrets.of_file:
+            _log.warn("--client-auth is none and there is no --enroll-secret-path: osqtwist secret add lets nodes in")
         folder = ConfigFolder(
             reactor,
             Path(settings.config).absolute() if settings.config else SAMPLE_CONFIG,

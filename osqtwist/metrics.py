@@ -161,19 +161,7 @@ class Metrics:
             ["sink"],
             registry=registry,
         )
-        self.node_certificates = Gauge(
-            "osqtwist_node_certificates",
-            "Nodes by when their newest certificate ends: expired, within 7 days, within 30 days, later.",
-            ["ends"],
-            registry=registry,
-        )
-        self.nodes_online = Gauge("osqtwist_nodes_online", "Nodes seen in the last minute.", registry=registry)
-        self.nodes_known = Gauge("osqtwist_nodes", "Nodes ever seen and not forgotten.", registry=registry)
-        self.node_clones = Gauge(
-            "osqtwist_node_clones",
-            "Pairs of machines that one name, key or certificate stood for in the last day.",
-            registry=registry,
-        )
+        self._count_fleet(registry)
         self.workers = Gauge("osqtwist_workers", "Worker processes that serve nodes now.", registry=registry)
         self.worker_deaths = Counter(
             "osqtwist_worker_deaths", "Worker processes that ended without being asked to.", registry=registry
@@ -182,5 +170,23 @@ class Metrics:
         self.certificate_expiry = Gauge(
             "osqtwist_server_certificate_expiry_seconds",
             "Unix time at which the server certificate ends.",
+            registry=registry,
+        )
+
+    def _count_fleet(self, registry: CollectorRegistry) -> None:
+        self.node_certificates = Gauge(
+            "osqtwist_node_certificates",
+            "Nodes by when their newest certificate ends: expired, within 7 days, within 30 days, later.",
+            ["ends"],
+            registry=registry,
+        )
+        self.nodes_online = Gauge("osqtwist_nodes_online", "Nodes seen in the last minute.", registry=registry)
+        self.nodes_known = Gauge("osqtwist_nodes", "Nodes ever seen and not forgotten.", registry=registry)
+        self.nodes_pending = Gauge(
+            "osqtwist_nodes_pending", "New nodes that wait for an operator's approval.", registry=registry
+        )
+        self.node_clones = Gauge(
+            "osqtwist_node_clones",
+            "Pairs of machines that one name, key or certificate stood for in the last day.",
             registry=registry,
         )

@@ -59,6 +59,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     :ivar proof: what the id rests on: a certificate, or an enroll secret and the node's own word.
     :ivar platform_type: osquery's bit mask, a decimal string, as the node sent it.
     :ivar tags: tags from the enroll secret; those from the certificate are with that.
+    :ivar secret: the name of the enroll secret that it came by; empty for one without a name, or none.
     :ivar given_tags: tags that operators gave it.  They, and all down to ``former``, stay through enrollments and are
         no part of the record.
     :ivar found_tags: tags whose tag query gave rows here; which of them count, :mod:`osqtwist.tagging` decides.
@@ -76,6 +77,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     host_identifier: str = ""
     platform_type: str = ""
     tags: tuple[str, ...] = ()
+    secret: str = ""
     given_tags: tuple[str, ...] = ()
     found_tags: tuple[str, ...] = ()
     note: str = ""
@@ -126,6 +128,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             firm_tags=tags,
             found_tags=frozenset(self.found_tags),
             osquery_version=self.osquery_version,
+            secret=self.secret,
             identity=self.certificate.identity if self.certificate else "",
             issuer=self.certificate.issuer if self.certificate else "",
         )

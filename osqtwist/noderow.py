@@ -30,6 +30,7 @@ def node_row(
         "node": node.node_id,
         "name": node.name,
         "proof": node.proof,
+        "secret": node.secret or None,
         "host_identifier": node.host_identifier,
         "platform": node.platform,
         "osquery_version": version_of(node, seen),

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from osqtwist.access import Access, OperatorRules
 from osqtwist.alertrule import AlertRule
+from osqtwist.approval import Approvals
 from osqtwist.assembly import Parts
 from osqtwist.audittrail import AuditTrail
 from osqtwist.figures import SummedFigures
@@ -26,6 +27,7 @@ from osqtwist.logview import LogView
 from osqtwist.metrics import Metrics
 from osqtwist.nodechanges import NodeChanges
 from osqtwist.ports import BoundPort, bind_all
+from osqtwist.secretbook import SecretBook
 from osqtwist.server import StartFailed
 from osqtwist.settings import Settings
 from osqtwist.sinkview import SinkView
@@ -42,8 +44,10 @@ from osqtwist.web.livequeries import QueryOperations
 from osqtwist.web.liveresults import ResultOperations
 from osqtwist.web.logs import LogOperations
 from osqtwist.web.operations import Operation
+from osqtwist.web.pending import PendingOperations
 from osqtwist.web.repeats import Repeats
 from osqtwist.web.request import PlainRequest
+from osqtwist.web.secrets import SecretOperations
 from osqtwist.web.service import ServiceOperations
 from osqtwist.web.sinks import SinkOperations
 from osqtwist.web.site import Deadlines, NodeSite, QuietSite
@@ -83,6 +87,8 @@ def admin_api(
     groups = (
         ServiceOperations(inventory, sinks, figures, flags),
         NodeOperations(inventory, NodeChanges(reactor, stores.nodes, inventory)),
+        PendingOperations(Approvals(reactor, stores)),
+        SecretOperations(SecretBook(reactor, stores)),
         QueryOperations(LiveQueries(reactor, stores, api.distributed, inventory, live_rules)),
         ResultOperations(LiveResults(reactor, stores)),
         LogOperations(LogView(reactor, stores)),

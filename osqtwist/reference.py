@@ -33,7 +33,7 @@ from twisted.web.server import Request
 
 from osqtwist.assembly import Parts, assemble, node_site
 from osqtwist.configuration import StaticConfiguration
-from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
+from osqtwist.enrollsecret import EnrollSecrets, parse_enroll_secrets
 from osqtwist.identity import IdentityCache, IdentityRule, node_id_for_host
 from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeyClaims, NodeKeys, new_signing_key

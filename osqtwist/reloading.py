@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
+from osqtwist.enrollsecret import EnrollSecrets, parse_enroll_secrets
 
 CHECK_INTERVAL = 2.0
 """Seconds between two looks at a file."""
@@ -84,11 +84,11 @@ class SecretsFile(Service):
     def reload(self) -> None:
         """Read the file again."""
         try:
-            self.secrets.secrets = parse_enroll_secrets(self.path.read_text("utf-8"))
+            self.secrets.of_file = parse_enroll_secrets(self.path.read_text("utf-8"))
         except (OSError, ValueError) as problem:
             self._log.error("enroll secrets stay as they were: {path}: {problem}", path=str(self.path), problem=problem)
         else:
-            self._log.info("{count} enroll secrets in force", count=len(self.secrets.secrets))
+            self._log.info("{count} enroll secrets in force", count=len(self.secrets.of_file))
 
     def _signature(self) -> tuple[int, int, int] | None:
         try:

@@ -19,11 +19,13 @@ import msgspec
 from osqtwist.access import OperatorRules
 from osqtwist.distributed import MAX_HOLD, QUERY_BURST
 from osqtwist.ease import EaseRule
+from osqtwist.expression import BadExpression
 from osqtwist.fleetevents import EventSettings
 from osqtwist.identity import IdentityRule, TagRule
 from osqtwist.liverules import LiveRules
 from osqtwist.loginterfaces import Budgets
 from osqtwist.storage.redis_durability import DurabilityLevel
+from osqtwist.targeting import parsed
 from osqtwist.web.site import Deadlines
 
 _MIB = 2**20
@@ -52,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     enroll_secret_path: str = ""
     enroll_secret_name: str = "enroll_secret"  # noqa: S105
     enroll_by_certificate: bool = True
+    approve_nodes: str = ""
     config: str = ""
     redis: str = ""
     log_redis: tuple[str, ...] = ()
@@ -126,6 +129,10 @@ HELP: dict[str, tuple[str, str]] = {
     "enroll_secret_path": ("FILE", "enroll secrets, one a line: SECRET [TAG ...]"),
     "enroll_secret_name": ("NAME", "the key of the secret, where nodes run --tls_enroll_override"),
     "enroll_by_certificate": ("yes|no", "whether a certificate lets a node enroll without a secret"),
+    "approve_nodes": (
+        "WHERE",
+        "new nodes that wait until an operator approves of them, as in not secret:ci; * for all",
+    ),
     "config": ("DIR", "configuration layers"),
     "redis": ("URL", "redis://, rediss://, unix:/PATH or sentinel://; a private Valkey is started without it"),
     "log_redis": (
@@ -291,8 +298,16 @@ def _check(settings: Settings) -> None:
     for name in Deadlines.__struct_fields__:
         if getattr(settings.deadlines, name) <= 0:
             raise BadSetting(f"deadlines.{name} must be more than 0")
+    _check_approval(settings)
     _check_admin(settings)
     _check_credentials(settings)
+
+
+def _check_approval(settings: Settings) -> None:
+    try:
+        parsed(settings.approve_nodes)
+    except BadExpression as problem:
+        raise BadSetting(f"--approve-nodes is not an expression: {problem}") from None
 
 
 def _check_admin(settings: Settings) -> None:

@@ -21,7 +21,9 @@ from osqtwist.expression import BadExpression, Expression, Vocabulary, parse
 _SHARES = 10_000
 _WILD = re.compile(r"[*?\[]")
 
-VOCABULARY = Vocabulary(frozenset({"id", "name", "cn", "host", "tag", "platform", "version", "issuer", "proof"}))
+VOCABULARY = Vocabulary(
+    frozenset({"id", "name", "cn", "host", "tag", "platform", "version", "issuer", "proof", "secret"})
+)
 """What an expression may ask of a node; see :meth:`NodeFacts.values`."""
 
 
@@ -39,6 +41,7 @@ class NodeFacts:
     :ivar platforms: every platform word that fits, for instance ``{"linux", "ubuntu"}``.
     :ivar tags: all that it has now; :attr:`firm_tags` those of operators, secret and certificate alone, and
         :attr:`found_tags` those of which a tag query said so.
+    :ivar secret: the name of the enroll secret that it came by.
     :ivar identity: the identity of the certificate that the node showed last, :attr:`issuer` who signed it (RFC 4514).
     """
 
@@ -50,6 +53,7 @@ class NodeFacts:
     osquery_version: str = ""
     identity: str = ""
     issuer: str = ""
+    secret: str = ""
     firm_tags: frozenset[str] = frozenset()
     found_tags: frozenset[str] = frozenset()
 
@@ -92,6 +96,7 @@ _FIELDS = {
     "host": "host_identifier",
     "version": "osquery_version",
     "issuer": "issuer",
+    "secret": "secret",
 }
 
 

@@ -23,7 +23,7 @@ from zope.interface import directlyProvides, providedBy
 from osqtwist.alertrule import read_rules
 from osqtwist.assembly import assemble
 from osqtwist.configuration import NodeConfiguration
-from osqtwist.enrollment import EnrollSecrets, parse_enroll_secrets
+from osqtwist.enrollsecret import EnrollSecrets, parse_enroll_secrets
 from osqtwist.figures import SummedFigures
 from osqtwist.housekeeping import LogKeeping
 from osqtwist.identity import CertificateIdentity
@@ -156,7 +156,18 @@ class InMemoryServer:
         self.operator: Actor | None = Actor("tester", Role.ADMIN, "socket")
         self.stores = MemoryStores(self.reactor, Budgets(live=1_000_000))
         self.outages = {}
-        for name in ("nodes", "queries", "logs", "sinks", "carves", "clones", "audit", "operators"):
+        for name in (
+            "nodes",
+            "queries",
+            "logs",
+            "sinks",
+            "carves",
+            "clones",
+            "audit",
+            "operators",
+            "secrets",
+            "pending",
+        ):
             self.outages[name] = Outage(getattr(self.stores, name))
             setattr(self.stores, name, self.outages[name])
         self.metrics = Metrics()

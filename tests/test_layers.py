@@ -26,6 +26,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "documents",
             "ease",
             "emptydatabase",
+            "enrollsecret",
             "explaining",
             "expression",
             "identity",
@@ -56,6 +57,7 @@ LAYERS: list[tuple[str, set[str]]] = [
     (
         "contracts",
         {
+            "enrollinterfaces",
             "figures",
             "interfaces",
             "loginterfaces",
@@ -72,6 +74,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "access",
             "admission",
             "alerting",
+            "approval",
             "audittrail",
             "authentication",
             "carves",
@@ -97,6 +100,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "offers",
             "pace",
             "parking",
+            "secretbook",
             "sharedsink",
             "sinkview",
             "tagfindings",

@@ -15,10 +15,12 @@ from osqtwist.cli.config import config
 from osqtwist.cli.console import Operator
 from osqtwist.cli.files import carve, log
 from osqtwist.cli.fleet import status
-from osqtwist.cli.nodes import node
+from osqtwist.cli.nodes import node as _with_more  # noqa: F401 - adds its commands
+from osqtwist.cli.pending import node
 from osqtwist.cli.pki import pki
 from osqtwist.cli.programs import flags, reference, simulate
 from osqtwist.cli.query import query
+from osqtwist.cli.secrets import secret
 from osqtwist.cli.sinks import sink
 from osqtwist.cli.tokens import token, whoami
 from osqtwist.cli.workers import worker
@@ -81,6 +83,7 @@ _COMMANDS = (
     carve,
     audit,
     worker,
+    secret,
     token,
     whoami,
     config,

@@ -24,6 +24,7 @@ from osqtwist.interfaces import (
 from osqtwist.loginterfaces import Budgets, LogServer
 from osqtwist.storage.memory_alerts import MemoryAlertStore
 from osqtwist.storage.memory_clones import MemoryCloneStore
+from osqtwist.storage.memory_enrollment import MemoryPendingStore, MemorySecretStore
 from osqtwist.storage.memory_loads import MemoryLoadStore
 from osqtwist.storage.memory_logs import MemoryLogBuffer, MemorySinkQueues
 from osqtwist.storage.memory_nodes import MemoryNodeStore
@@ -142,6 +143,8 @@ class MemoryStores:
         self.carves = MemoryCarveStore()
         self.clones = MemoryCloneStore()
         self.audit = MemoryAuditStore()
+        self.secrets = MemorySecretStore()
+        self.pending = MemoryPendingStore()
         self.operators = MemoryOperatorStore(clock)
         self.loads = MemoryLoadStore()
         self.alerts = MemoryAlertStore(clock)

@@ -17,6 +17,7 @@ from osqtwist.storage.redis_carves import RedisCarveStore
 from osqtwist.storage.redis_clones import RedisCloneStore
 from osqtwist.storage.redis_connection import Login, NextEndpoint, RedisConnection
 from osqtwist.storage.redis_durability import Durability, waiting_command
+from osqtwist.storage.redis_enrollment import RedisPendingStore, RedisSecretStore
 from osqtwist.storage.redis_loads import RedisLoadStore
 from osqtwist.storage.redis_logs import RedisLogBuffer
 from osqtwist.storage.redis_nodes import RedisNodeStore
@@ -71,6 +72,8 @@ class RedisStores:
         self.carves = RedisCarveStore(self._redis, prefix)
         self.clones = RedisCloneStore(self._redis, f"{prefix}clones")
         self.audit = RedisAuditStore(self._redis, f"{prefix}audit")
+        self.secrets = RedisSecretStore(self._redis, prefix)
+        self.pending = RedisPendingStore(self._redis, prefix)
         self.operators = RedisOperatorStore(self._redis, prefix)
         self.alerts = RedisAlertStore(self._redis, prefix)
         self.loads = RedisLoadStore(self._redis, f"{prefix}loads")

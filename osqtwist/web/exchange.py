@@ -20,6 +20,7 @@ from twisted.web.server import Request
 
 from osqtwist import wire
 from osqtwist.admission import NotNow
+from osqtwist.approval import ApprovalPending
 from osqtwist.authentication import NodeInvalid, Unproven
 from osqtwist.carve import BadCarve
 from osqtwist.carves import UnknownCarve
@@ -84,6 +85,7 @@ _REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
     (Unproven, 401, "unproven"),
     (UnidentifiedCertificate, 403, "unidentified_certificate"),
     (EnrollmentRefused, 401, "enrollment_refused"),
+    (ApprovalPending, 403, "approval_pending"),
     (wire.MalformedRequest, 400, "malformed"),
     (BodyTooLarge, 413, "too_large"),
     (UnknownCarve, 404, "unknown_carve"),

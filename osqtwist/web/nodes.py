@@ -110,7 +110,7 @@ class NodeAPI:
         """Let a node in; never held."""
         request = wire.parse_enroll(await self.exchange.body_of(visit), self.enroll_secret_name)
         visit.node_name = request.host_identifier
-        node, node_key = await self.enrollment.enroll(request, self.certificate_of(visit.request))
+        node, node_key = await self.enrollment.enroll(request, self.certificate_of(visit.request), visit.address)
         visit.node_id, visit.node_name = node.node_id, node.name
         self.directory.learn(node)
         self.directory.saw(node.node_id, visit.address, visit.header(b"User-Agent"))
@@ -235,7 +235,7 @@ class NodeAPI:
         return self.authentication.authenticate(body_key, _header_key(visit), self.certificate_of(visit.request))
 
     async def _facts(self, visit: Visit, caller: Caller) -> NodeFacts:
-        facts = await self.directory.facts_of(caller)
+        facts = await self.directory.facts_of(caller, visit.address)
         visit.node_name = facts.name
         return facts
 

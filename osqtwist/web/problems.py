@@ -13,6 +13,7 @@ from osqtwist.livequery import BadQuery
 from osqtwist.nodechanges import BadChange
 from osqtwist.operator import NotAllowed, NotKnown
 from osqtwist.query import NotWaiting, OwnQuery
+from osqtwist.secretbook import BadSecret
 from osqtwist.targeting import BadTarget
 from osqtwist.web.repeats import KeyReused, StillUnderWay
 from osqtwist.web.workers import NotReplaced
@@ -45,6 +46,7 @@ _CODES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (BadTarget, HTTPStatus.BAD_REQUEST),
     (BadTag, HTTPStatus.BAD_REQUEST),
     (BadQuery, HTTPStatus.BAD_REQUEST),
+    (BadSecret, HTTPStatus.BAD_REQUEST),
     (BadToken, HTTPStatus.BAD_REQUEST),
     (KeyReused, HTTPStatus.UNPROCESSABLE_ENTITY),
     (StillUnderWay, HTTPStatus.CONFLICT),
