@@ -25,7 +25,7 @@ def secret_list(operator: Operator) -> None:
     rows = operator.call(lambda client: client.get(*_API))["secrets"]
     if not operator.as_json:
         for each in rows:
-            each["state"] = "ended" if each["ended"] else moment(each["expires_at"]) or "no end"
+            each["state"] = "ended" if each["ended"] else moment(each["expires_at"])
             each["used_at"] = moment(each["used_at"])
             if each["quota"]:
                 each["enrollments"] = f"{each['enrollments']} ({each['nodes']} of {each['quota']} nodes)"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall, deferLater
 
 from osqtwist.simulator.certificates import CertificateSource
@@ -83,8 +83,9 @@ def simulate(
         await (deferLater(loop, duration) if duration else Deferred())
 
     living = Deferred.fromCoroutine(live())
-    living.addErrback(lambda failure: None)
-    living.addBoth(lambda _: loop.stop() if loop.running else None)
+    # Cancelled, the reactor is stopping already.
+    living.addCallback(lambda _: loop.stop())
+    living.addErrback(lambda failure: None if failure.check(CancelledError) else loop.stop())
     loop.addSystemEventTrigger("before", "shutdown", _end, loop, living, progress, fleet)
     loop.run()
     summary = fleet.summary()

@@ -24,7 +24,8 @@ def openapi_document(operations: Sequence[Operation]) -> dict[str, Any]:
         answer, body, query = next(by_kind), next(by_kind), next(by_kind)
         described = _described(operation, answer, _resolved(query, components))
         if operation.body is not Nothing:
-            described["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
+            is_needed = any(field.required for field in msgspec.structs.fields(operation.body))
+            described["requestBody"] = {"required": is_needed, "content": {JSON: {"schema": body}}}
         paths.setdefault(operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
