@@ -67,7 +67,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "alertinterfaces",
         },
     ),
-    ("backends", {"sinks", "storage"}),
+    ("backends", {"httpbodies", "sinks", "storage"}),
     (
         "services",
         {

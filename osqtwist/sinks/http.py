@@ -18,18 +18,13 @@ import attrs
 from OpenSSL import SSL
 from service_identity import VerificationError
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, TimeoutError, succeed
-from twisted.internet.interfaces import IConsumer
-from twisted.internet.protocol import Protocol as TwistedProtocol
-from twisted.internet.protocol import connectionDone
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.threads import deferToThreadPool
-from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
-from twisted.web.http import PotentialDataLoss
+from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
+from osqtwist.httpbodies import BoundedBody, WholeBody
 from osqtwist.logevent import LogEvent
 from osqtwist.sinkinterfaces import ILogSink, Outcome, RefusedEvent, SinkUnavailable
 from osqtwist.sinks.httpsettings import (
@@ -173,30 +168,6 @@ class Connections(HTTPConnectionPool):
         return connection
 
 
-@attrs.define(eq=False)
-class _Body(TwistedProtocol):
-    """Collects an answer's body, within reason."""
-
-    done: Deferred[bytes]
-    _pieces: list[bytes] = attrs.field(factory=list)
-    _size: int = 0
-
-    def dataReceived(self, data: bytes) -> None:
-        self._pieces.append(data)
-        self._size += len(data)
-        if self._size > _MOST_ANSWER_BYTES and self.transport is not None:
-            self._pieces.clear()
-            self.transport.loseConnection()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._size > _MOST_ANSWER_BYTES:
-            self.done.errback(ValueError(f"the answer has more than {_MOST_ANSWER_BYTES} bytes"))
-        elif reason.check(ResponseDone, PotentialDataLoss):
-            self.done.callback(b"".join(self._pieces))
-        else:
-            self.done.errback(reason)
-
-
 @implementer(ILogSink)
 @attrs.define(eq=False)
 class HttpSink:
@@ -320,14 +291,14 @@ class HttpSink:
         try:
             response = await client.post(
                 self.profile.url,
-                data=_Whole(body),
+                data=WholeBody(body),
                 headers=Headers({name: [value] for name, value in headers.items()}),
                 allow_redirects=False,
                 unbuffered=True,
                 reactor=self.reactor,
             )
             done: Deferred[bytes] = Deferred()
-            response.deliverBody(_Body(done))
+            response.deliverBody(BoundedBody(done, _MOST_ANSWER_BYTES))
             said = await done
         except Exception as problem:
             raise _Unanswered(_why(problem), was_sent=hasattr(problem, "reasons")) from problem
@@ -373,37 +344,6 @@ class HttpSink:
         if not all(is_plain(value) for value in authorization.values()):
             raise SinkUnavailable("the token has characters in it that cannot be sent")
         return token or password, authorization, VerifiedTLS(trust_of(settings.ca), credential_of(settings))
-
-
-@implementer(IBodyProducer)
-@attrs.frozen
-class _Whole:
-    """
-    A body that is written at once; it is in memory anyway.
-
-    Twisted's client loses sight of a failure if a request is cancelled while its body is being written.
-    """
-
-    _body: bytes
-
-    @property
-    def length(self) -> int:
-        """In bytes."""
-        return len(self._body)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        """Write it."""
-        consumer.write(self._body)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """Nothing is left to pause."""
-
-    def resumeProducing(self) -> None:
-        """Nor to resume."""
-
-    def stopProducing(self) -> None:
-        """Nor to stop."""
 
 
 class _Unanswered(Exception):
