@@ -6,7 +6,7 @@ The same in every process that serves nodes or operators; only :mod:`osqtwist.la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from osqtwist.admission import Admission
 from osqtwist.approval import Approval
 from osqtwist.authentication import Authentication
 from osqtwist.carves import CarveLimits, Carves
+from osqtwist.certificatechecks import CertificateChecks
 from osqtwist.clones import Clones
 from osqtwist.clonewatch import CloneWatch
 from osqtwist.configuration import NodeConfiguration
+from osqtwist.denials import Denials
 from osqtwist.directory import Directory
 from osqtwist.distributed import Distributed
 from osqtwist.easing import Easing
@@ -35,6 +37,8 @@ from osqtwist.interfaces import IStores, Report
 from osqtwist.logs import LogIntake
 from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys
+from osqtwist.ocsp import Responders
+from osqtwist.ocspclient import OcspClient
 from osqtwist.parking import ParkedReads
 from osqtwist.secretbook import StoredSecrets
 from osqtwist.settings import Settings
@@ -62,12 +66,14 @@ class Parts:
     """
     What :func:`assemble` puts together: the API of nodes, and what has to run.
 
+    :ivar first_looks: at what must be known before nodes are served.
     :ivar report: to be called with what somebody may want to be told of: the kind, the id of a node, and the facts.
     """
 
     api: NodeAPI
     parked: ParkedReads
     services: list[IService]
+    first_looks: Sequence[Callable[[], Awaitable[None]]]
     report: Report
 
 
@@ -128,12 +134,19 @@ def assemble(
     def certificate_of(request: Request) -> CertificateIdentity | None:
         return identities.of(request.transport)
 
+    denials = Denials(reactor, stores.denials, stores.signals, metrics)
+    responders = None
+    if settings.ocsp != "off":
+        responders = Responders(reactor, OcspClient(reactor), settings.ocsp, settings.ocsp_url, metrics)
+
     # A node's connections are spread over the workers, and so is what it may post.
     rate = settings.node_log_kib * 1024 / settings.worker_count
     admission = Admission(reactor, rate, max(_BURST_SECONDS * rate, _MIB), _MAX_LOGS_UNDER_WAY)
     api = NodeAPI(
         exchange=Exchange(reactor, metrics, in_thread, settings.max_log_body_mib * _MIB, settings.request_log),
         certificate_of=certificate_of,
+        chain_of=lambda request: identities.chain_of(request.transport),
+        checks=CertificateChecks(denials, responders, report),
         authentication=Authentication(
             node_keys,
             is_revoked,
@@ -174,13 +187,16 @@ def assemble(
     services: list[IService] = [
         StoredSecrets(reactor, stores, secrets),
         directory,
+        denials,
         clones,
         distributed,
         BufferWatch(reactor, stores, admission),
     ]
+    if responders:
+        services.append(responders)
     if settings.ease:
         services.append(Easing(reactor, stores, configuration, metrics, settings.easing, process))
-    return Parts(api, parked, [*services, *events], report)
+    return Parts(api, parked, [*services, *events], [directory.look_at_revocations, denials.look], report)
 
 
 def _events(reactor: Any, settings: Settings, stores: IStores, process: str) -> tuple[list[IService], Report]:

@@ -209,16 +209,29 @@ class Directory(Service):
 
     async def refresh_revocations(self) -> None:
         """Look at the revocations; if the store does not answer, those known stay in force."""
-        self._looked_at = self._clock.seconds()
         try:
-            current = {revocation.node_id: revocation for revocation in await self._nodes.revocations()}
+            await self.look_at_revocations()
         except (StoreUnavailable, StoreFull):
             return
+
+    async def look_at_revocations(self) -> None:
+        """
+        Look at the revocations.
+
+        :raise StoreUnavailable: they cannot be seen, and those known stay in force.
+        """
+        self._looked_at = self._clock.seconds()
+        current = {revocation.node_id: revocation for revocation in await self._nodes.revocations()}
         new = [node_id for node_id, revocation in current.items() if self._revocations.get(node_id) != revocation]
         self._revocations = current
         for node_id in new:
             self._on_revoked(node_id)
-        if new and self.running:
+        if new:
+            self.end_soon()
+
+    def end_soon(self) -> None:
+        """End the connections of whoever is refused, once there was time to answer held reads."""
+        if self.running:
             self._endings = [ending for ending in self._endings if ending.active()]
             self._endings.append(self._clock.callLater(ANSWERED_WITHIN, self.end_connections))
 

@@ -244,9 +244,9 @@ class ISignals(Interface):
     Wake-ups between processes.  A signal says "look again" and may be lost; the store is the truth.
 
     Topics in use: ``queries`` (payload: query id; it was added, approved or cancelled), ``results`` (payload: query
-    id), ``nodes`` (payload: node id; its record or a revocation changed), ``clones`` (what is kept of them changed),
-    ``secrets`` (what operators handed out changed), ``logs`` (a batch was appended), ``sinks`` (payload: sink; it was
-    paused, resumed, rewound or forgotten), ``ease`` (the level of load changed).
+    id), ``nodes`` (payload: node id; its record or a revocation changed), ``clones``, ``denials`` (what is kept of them
+    changed), ``secrets`` (what operators handed out changed), ``logs`` (a batch was appended), ``sinks`` (payload:
+    sink; it was paused, resumed, rewound or forgotten), ``ease`` (the level of load changed).
     """
 
     async def publish(topic: str, payload: str = "") -> None:
@@ -316,6 +316,7 @@ class IStores(Interface):
     log_servers = Attribute("an osqtwist.loginterfaces.LogServer for each server that the two are on")
     carves = Attribute("an ICarveStore")
     clones = Attribute("an ICloneStore")
+    denials = Attribute("an osqtwist.denialinterfaces.IDenialStore")
     audit = Attribute("an IAuditStore")
     loads = Attribute("an ILoadStore")
     alerts = Attribute("an osqtwist.alertinterfaces.IAlertStore")

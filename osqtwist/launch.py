@@ -11,7 +11,9 @@ import encodings.idna
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,7 @@ from osqtwist.tls import (
     ReloadingServerTLS,
 )
 from osqtwist.tlsfiles import TLSFiles, UnusableCredential
+from osqtwist.web.eviction import Eviction
 from osqtwist.workers import WorkerInstructions, Workers, worker_words
 
 _log = Logger()
@@ -148,6 +151,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
         crew,
         settings.live,
         read_rules(settings.alert),
+        lambda: node_side.tls.loaded.lists.rows(time.time()),
     )
     return Server(
         reactor=reactor,
@@ -161,6 +165,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
             *node_side.parts.services,
             *_delivery_child(reactor, settings, redis_url),
         ],
+        first_looks=node_side.parts.first_looks,
         listen_admin=[
             lambda: listen_on_socket(reactor, settings.admin_socket.absolute(), settings.admin_socket_mode, admin),
             *([lambda: operators.listen(reactor, admin, settings.deadlines)] if operators else []),
@@ -242,7 +247,8 @@ class NodeSide:
         api, prefix = self.parts.api, settings.route_prefix
         api.distributed.queued = lambda: sum(port.queued for port in ports)
         site = node_site(reactor, settings, api.app(prefix).resource(), api.metrics, api.endpoints(prefix))
-        api.directory.end_connections = lambda: site.end_connections(api.is_out)
+        eviction = Eviction(site, api, self.tls)
+        eviction.begin()
         return NodePorts(reactor, ports, site, self.tls)
 
 
@@ -299,8 +305,17 @@ def _tls_files(settings: Settings) -> TLSFiles:
 
 
 def _count_reload(metrics: Metrics, is_good: bool, loaded: LoadedTLS) -> None:
-    metrics.certificate_reloads.labels(result=_word(is_good)).inc()
+    metrics.certificates.reloads.labels(result=_word(is_good)).inc()
     metrics.certificate_expiry.set(loaded.not_after)
+    metrics.certificates.crl_seconds_left.clear()
+    for each in loaded.lists.lists:
+        metrics.certificates.crl_seconds_left.labels(issuer=each.issuer).set_function(
+            partial(_seconds_to, each.next_update)
+        )
+
+
+def _seconds_to(moment: float) -> float:
+    return moment - time.time()
 
 
 def _word(is_good: bool) -> str:

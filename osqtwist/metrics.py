@@ -61,9 +61,7 @@ class Metrics:
         self.config_reloads = Counter(
             "osqtwist_config_reloads", "Readings of the config folder, by result.", ["result"], registry=registry
         )
-        self.certificate_reloads = Counter(
-            "osqtwist_certificate_reloads", "Readings of certificate, CA and CRL files.", ["result"], registry=registry
-        )
+        self.certificates = CertificateMetrics(registry)
         self.log_lines = Counter("osqtwist_log_lines", "Log lines stored, by type.", ["log_type"], registry=registry)
         self.log_lines_dead = Counter(
             "osqtwist_log_lines_dead", "Log lines put into the dead-letter stream.", registry=registry
@@ -188,5 +186,38 @@ class Metrics:
         self.node_clones = Gauge(
             "osqtwist_node_clones",
             "Pairs of machines that one name, key or certificate stood for in the last day.",
+            registry=registry,
+        )
+
+
+class CertificateMetrics:
+    """What is counted of certificates: their files, revocation lists, the deny list, OCSP."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.reloads = Counter(
+            "osqtwist_certificate_reloads", "Readings of certificate, CA and CRL files.", ["result"], registry=registry
+        )
+        self.crl_seconds_left = Gauge(
+            "osqtwist_crl_seconds_left",
+            "Seconds until the next update of a revocation list, negative once it is late, by issuer.",
+            ["issuer"],
+            registry=registry,
+        )
+        self.denials = Gauge("osqtwist_denials", "Denials of certificates in force.", registry=registry)
+        self.put_out = Counter(
+            "osqtwist_connections_put_out",
+            "Open connections ended because whose they are is refused from then on.",
+            registry=registry,
+        )
+        self.ocsp_answers = Counter(
+            "osqtwist_ocsp_answers",
+            "What OCSP responders said of a certificate: good, revoked, unknown, or nothing that counts.",
+            ["answer"],
+            registry=registry,
+        )
+        self.ocsp_unchecked = Counter(
+            "osqtwist_ocsp_unchecked",
+            "Requests with a certificate of which nobody says whether it is good, by what became of them.",
+            ["result"],
             registry=registry,
         )

@@ -38,6 +38,8 @@ from osqtwist.web.admin import AdminAPI
 from osqtwist.web.alerts import AlertOperations
 from osqtwist.web.audit import AuditOperations
 from osqtwist.web.carves import CarveOperations
+from osqtwist.web.denials import DenialOperations
+from osqtwist.web.eviction import end_revoked
 from osqtwist.web.gate import OperatorGate
 from osqtwist.web.inventory import NodeOperations
 from osqtwist.web.livequeries import QueryOperations
@@ -70,6 +72,7 @@ def admin_api(
     crew: WorkerCrew | None = None,
     live_rules: LiveRules = LiveRules(),
     alert_rules: Sequence[AlertRule] = (),
+    lists: Callable[[], list[dict[str, Any]]] = list,
 ) -> AdminAPI:
     """
     The operators' API on top of what serves nodes.
@@ -79,16 +82,20 @@ def admin_api(
     :param flags: writes a flagfile for nodes.
     :param crew: the worker processes, if there are any.
     :param live_rules: for distributed queries.
+    :param lists: the revocation lists of nodes' certificates.
     """
     api, trail = parts.api, AuditTrail(reactor, stores)
     inventory = Inventory(reactor, stores, api.directory, api.configuration, api.clones, figures, api.metrics)
     operations: list[Operation] = []
     access = Access(reactor, stores, lambda: {each.group for each in operations})
     groups = (
-        ServiceOperations(inventory, sinks, figures, flags),
+        ServiceOperations(
+            inventory, sinks, figures, flags, lambda: api.checks.status() | {"revocation_lists": lists()}
+        ),
         NodeOperations(inventory, NodeChanges(reactor, stores.nodes, inventory)),
         PendingOperations(Approvals(reactor, stores)),
         SecretOperations(SecretBook(reactor, stores)),
+        DenialOperations(api.checks.denials),
         QueryOperations(LiveQueries(reactor, stores, api.distributed, inventory, live_rules)),
         ResultOperations(LiveResults(reactor, stores)),
         LogOperations(LogView(reactor, stores)),
@@ -168,6 +175,7 @@ class OperatorsPort:
         site = NodeSite(
             admin.app().resource(), reactor, Metrics(), lambda _: _MOST_BODY, deadlines, keeps_connections=True
         )
+        end_revoked(site, self.tls)
         return listen(reactor, self.bound.socket, site, self.tls.connection)
 
 

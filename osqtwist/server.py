@@ -41,6 +41,7 @@ class Server(Service):
     Everything that runs, in order.
 
     :ivar services: started in this order once the store is ready, stopped in the reverse.
+    :ivar first_looks: what must be known before nodes are served: who is refused.
     :ivar listen_admin: opens what operators come in by, if anything.
     :ivar on_ready: called once nodes are served.
     :ivar on_failure: called with a sentence when the start fails; the process should end.
@@ -56,6 +57,7 @@ class Server(Service):
     on_failure: Callable[[str], None]
     expected_failures: tuple[type[Exception], ...]
     listen_admin: Sequence[Callable[[], Awaitable[IListeningPort]]] = ()
+    first_looks: Sequence[Callable[[], Awaitable[None]]] = ()
     lock: IO[str] | None = None
     _admin: list[IListeningPort] = attrs.field(factory=list, init=False)
     _running: list[IService] = attrs.field(factory=list, init=False)
@@ -82,6 +84,8 @@ class Server(Service):
             for service in self.services:
                 service.startService()
                 self._running.append(service)
+            for look in self.first_looks:
+                await look()
             for listen in self.listen_admin:
                 self._admin.append(await listen())
             await self.front.open()

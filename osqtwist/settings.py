@@ -24,6 +24,7 @@ from osqtwist.fleetevents import EventSettings
 from osqtwist.identity import IdentityRule, TagRule
 from osqtwist.liverules import LiveRules
 from osqtwist.loginterfaces import Budgets
+from osqtwist.ocsp import OcspMode
 from osqtwist.storage.redis_durability import DurabilityLevel
 from osqtwist.targeting import parsed
 from osqtwist.web.site import Deadlines
@@ -50,6 +51,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     client_ca: str = ""
     client_crl: str = ""
     stale_crl: StaleCrl = "accept"
+    ocsp: OcspMode = "off"
+    ocsp_url: str = ""
     client_auth: ClientAuth = "optional"
     enroll_secret_path: str = ""
     enroll_secret_name: str = "enroll_secret"  # noqa: S105
@@ -123,8 +126,16 @@ HELP: dict[str, tuple[str, str]] = {
     "cert": ("FILE", "the server's certificate and chain, PEM"),
     "key": ("FILE", "its private key, PEM"),
     "client_ca": ("FILE", "CA certificates that sign node certificates, PEM"),
-    "client_crl": ("FILE", "revocation lists of those CAs, PEM"),
+    "client_crl": (
+        "FILE|DIR",
+        "revocation lists of those CAs, PEM or DER: a file, or the .pem, .crl and .der of a folder",
+    ),
     "stale_crl": ("accept|refuse", "what a revocation list past its next update means: still in force, or refuse all"),
+    "ocsp": (
+        "off|soft|hard",
+        "whether responders are asked about node certificates; where none answers, soft lets in, hard refuses for now",
+    ),
+    "ocsp_url": ("URL", "the responder for every certificate, http://; by default each certificate names its own"),
     "client_auth": ("required|optional|none", "whether the handshake demands a node certificate"),
     "enroll_secret_path": ("FILE", "enroll secrets, one a line: SECRET [TAG ...]"),
     "enroll_secret_name": ("NAME", "the key of the secret, where nodes run --tls_enroll_override"),
@@ -147,7 +158,7 @@ HELP: dict[str, tuple[str, str]] = {
     "admin_cert": ("FILE", "the server's certificate and chain towards operators, PEM; by default that of --cert"),
     "admin_key": ("FILE", "its private key, PEM"),
     "admin_ca": ("FILE", "CA certificates that sign operators' certificates, PEM; without it only tokens count"),
-    "admin_crl": ("FILE", "revocation lists of those CAs, PEM"),
+    "admin_crl": ("FILE|DIR", "revocation lists of those CAs, as with --client-crl"),
     "role": (
         "all|nodes|delivery",
         "serve nodes and deliver logs to the sinks, or one of the two; delivery alone needs --redis",
@@ -321,6 +332,10 @@ def _check_admin(settings: Settings) -> None:
 def _check_credentials(settings: Settings) -> None:
     named = [name for name in ("cert", "key", "client_ca") if getattr(settings, name)]
     needed = ["cert", "key"] if settings.client_auth == "none" else ["cert", "key", "client_ca"]
+    if settings.ocsp_url and settings.ocsp == "off":
+        raise BadSetting("--ocsp-url is given, but --ocsp is off")
+    if settings.ocsp_url and not re.fullmatch(r"http://[^\s/]+(/\S*)?", settings.ocsp_url):
+        raise BadSetting(f"--ocsp-url is {settings.ocsp_url!r}; it must begin with http://HOST (answers are signed)")
     missing = [name for name in needed if name not in named]
     if named and missing:
         raise BadSetting(f"{_option(named[0])} is given, but {_option(missing[0])} is not")

@@ -2,7 +2,8 @@
 TLS towards nodes: contexts made of files, read again when the files change.
 
 OpenSSL's own verdict decides in the handshake: other CA, expired, revoked, wrong key usage.  A Python verification
-callback is used only where a revocation list would otherwise lock a fleet out (see :func:`_tolerances`).  There is
+callback is used only where a revocation list would otherwise lock a fleet out (see
+:meth:`osqtwist.revocationlists.RevocationLists.tolerances`).  There is
 no session resumption: osqueryd never resumes (http_client.cpp makes a new context each time), and a resumed session
 would not be checked again.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +25,22 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from osqtwist.identity import CertificateIdentity, IdentityCache
+from osqtwist.revocationlists import RevocationLists, read_lists
 from osqtwist.tlsfiles import (
     TLSFiles,
     UnusableCredential,
     authorities,
     certificates,
     intermediates,
-    is_of,
     private_key,
     public_key,
-    revocation_lists,
 )
 
-CHECK_INTERVAL = 2.0
-"""Seconds between two looks at the files."""
+CHECK_INTERVAL = 0.5
+"""Seconds between two looks at the files: a revoked certificate is to be out within two, open connections and all."""
 WARN_BEFORE_EXPIRY = 14 * 86400.0
+WARN_AGAIN = 3600.0
+"""Seconds after which a warning is repeated, as long as it is true."""
 
 # What osqueryd offers (tls.h), with ChaCha20 for other clients.  AES-128 comes first: its hash, SHA-256, is the
 # cheaper one, and the handshake of TLS 1.3 is full of it.
@@ -55,8 +57,6 @@ _VERIFY = {
     "optional": SSL.VERIFY_PEER,
     "none": SSL.VERIFY_NONE,
 }
-# X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_NOT_YET_VALID, X509_V_ERR_CRL_HAS_EXPIRED
-_CRL_MISSING, _CRL_NOT_YET_VALID, _CRL_EXPIRED = 3, 11, 12
 
 
 @attrs.frozen
@@ -65,20 +65,21 @@ class LoadedTLS:
     A context, and what there is to know of it.
 
     :ivar not_after: Unix time at which the server's certificate ends.
-    :ivar next_update: Unix time at which the next revocation list becomes stale, or infinity.
-    :ivar warnings: what an operator should know.
+    :ivar lists: the revocation lists in force.
+    :ivar warnings: what an operator should know, beside what the lists say of their times.
     """
 
     context: SSL.Context
     not_after: float
-    next_update: float
+    lists: RevocationLists
     warnings: tuple[str, ...]
 
 
-def load(files: TLSFiles, now: float) -> LoadedTLS:
+def load(files: TLSFiles, now: float, before: RevocationLists | None = None) -> LoadedTLS:
     """
     Read the files and make a context of them.
 
+    :param before: revocation lists that stay in force where the files have none.
     :raise UnusableCredential: one of them cannot be used.
     """
     if files.client_auth == "required" and not files.client_ca:
@@ -109,7 +110,7 @@ def load(files: TLSFiles, now: float) -> LoadedTLS:
         # Such as a key too short for OpenSSL's security level.
         reason = problem.args[0][-1][-1] if isinstance(problem, SSL.Error) and any(problem.args) else problem
         raise UnusableCredential(f"{files.said('cert')} is refused by OpenSSL: {reason}") from None
-    next_update = float("inf")
+    lists = RevocationLists()
     if trusted:
         store = context.get_cert_store()
         if store is None:
@@ -118,14 +119,14 @@ def load(files: TLSFiles, now: float) -> LoadedTLS:
             store.add_cert(crypto.X509.from_cryptography(authority))
         tolerated: frozenset[int] = frozenset()
         if files.client_crl:
-            lists = revocation_lists(files, trusted)
-            for each in lists:
-                store.add_crl(each)
+            lists = read_lists(files, trusted, before)
+            for each in lists.lists:
+                store.add_crl(each.crl)
             store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
-            tolerated, next_update, more = _tolerances(files, trusted, lists, now)
+            tolerated, more = lists.tolerances(files, trusted)
             warnings += more
         context.set_verify(_VERIFY[files.client_auth], _tolerating(tolerated) if tolerated else None)
-    return LoadedTLS(context, not_after, next_update, tuple(warnings))
+    return LoadedTLS(context, not_after, lists, tuple(warnings))
 
 
 def _new_context() -> SSL.Context:
@@ -148,43 +149,6 @@ def _choose_http1(connection: SSL.Connection, offered: list[bytes]) -> Any:
     return b"http/1.1" if b"http/1.1" in offered else SSL.NO_OVERLAPPING_PROTOCOLS
 
 
-def _tolerances(
-    files: TLSFiles,
-    trusted: list[x509.Certificate],
-    lists: list[x509.CertificateRevocationList],
-    now: float,
-) -> tuple[frozenset[int], float, list[str]]:
-    """
-    Which verdicts of OpenSSL about revocation lists are passed over, and until when that is so.
-
-    OpenSSL refuses every certificate of a CA whose list is stale or from the future, and of a CA that has none once
-    any list is there.  Either would lock out a fleet with a good certificate each.  Staleness is passed over before
-    it begins, since the context that is in force then may have to stay: the next one could be unusable.
-    """
-    tolerated, warnings = set[int](), []
-    if files.stale_crl == "accept":
-        tolerated |= {_CRL_NOT_YET_VALID, _CRL_EXPIRED}
-    if any(each.last_update_utc.timestamp() > now for each in lists):
-        consequence = "it is in force" if tolerated else "until then the nodes it is about are refused"
-        warnings.append(f"{files.said('client_crl')} is dated in the future; {consequence}")
-    next_updates = [each.next_update_utc.timestamp() for each in lists if each.next_update_utc]
-    future = [moment for moment in next_updates if moment > now]
-    if len(future) < len(next_updates):
-        if files.stale_crl == "accept":
-            warnings.append(f"{files.said('client_crl')} is past its next update; it stays in force")
-        else:
-            warnings.append(
-                f"{files.said('client_crl')} is past its next update: with --stale-crl refuse, "
-                "the nodes it is about are refused"
-            )
-    uncovered = [authority for authority in trusted if not any(is_of(each, authority) for each in lists)]
-    if uncovered:
-        tolerated.add(_CRL_MISSING)
-        names = ", ".join(authority.subject.rfc4514_string() for authority in uncovered)
-        warnings.append(f"{files.said('client_crl')} has no list of {names}; its nodes are not checked")
-    return frozenset(tolerated), min(future, default=float("inf")), warnings
-
-
 def _tolerating(tolerated: frozenset[int]) -> Callable[[SSL.Connection, crypto.X509, int, int, int], bool]:
     def verdict(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
         return bool(ok) or error in tolerated
@@ -199,9 +163,11 @@ class ReloadingServerTLS:
     A reload drops no connection: those that are open keep the context they began with.
 
     :param on_reload: called with whether a reload was good, and with the loaded state in force.
+    :ivar on_lists: called when there are other revocation lists in force: whoever is on them should be put out.
     :raise UnusableCredential: the files cannot be used at all.
     """
 
+    on_lists: Callable[[], object] = staticmethod(lambda: None)
     _log = Logger()
 
     def __init__(
@@ -214,38 +180,62 @@ class ReloadingServerTLS:
         self._on_reload = on_reload
         self._now = now
         self._signature = self._sign()
+        self._told: dict[str, float] = {}
         self.loaded = load(files, now())
-        self._tell(self.loaded)
+        self._tell(self.loaded.warnings)
+        self._tell_of_lists()
         on_reload(True, self.loaded)
 
     def connection(self, accepted: socket.socket) -> SSL.Connection:
         """A connection on a socket, with the context in force now."""
         return SSL.Connection(self.loaded.context, accepted)
 
+    def is_revoked_since(self, connection: SSL.Connection) -> bool:
+        """Whether the peer's certificate is on a list that came into force after the connection began."""
+        if connection.get_context() is self.loaded.context:
+            return False
+        certificate = connection.get_peer_certificate(as_cryptography=True)
+        return certificate is not None and self.loaded.lists.have(certificate)
+
     def check(self) -> None:
-        """Read the files again if one changed, or a revocation list became stale meanwhile."""
+        """Read the files again if one changed; and say it if a revocation list is stale, or soon will be."""
         signature = self._sign()
         if signature != self._signature:
             self._signature = signature
             self.reload("a file changed")
-        elif self._now() > self.loaded.next_update:
-            self.reload("a revocation list is past its next update")
+        else:
+            self._tell_of_lists()
 
     def reload(self, why: str) -> None:
-        """Read the files again; if one cannot be used, all stays as it is and the log says which."""
+        """Read the files again; if one cannot be used, what is in force of it stays, and the log says which."""
+        before = self.loaded.lists
         try:
-            self.loaded = load(self.files, self._now())
+            self.loaded = load(self.files, self._now(), before if before.lists else None)
         except UnusableCredential as problem:
             self._log.error("certificates stay as they were ({why}): {problem}", why=why, problem=problem)
             self._on_reload(False, self.loaded)
-        else:
-            self._log.info("certificates are read again ({why})", why=why)
-            self._tell(self.loaded)
-            self._on_reload(True, self.loaded)
+            return
+        lists = self.loaded.lists
+        for trouble in lists.problems:
+            self._log.error("revocation lists of before stay in force: {problem}", problem=trouble)
+        self._log.info("certificates are read again ({why})", why=why)
+        self._tell(self.loaded.warnings)
+        self._tell_of_lists()
+        self._on_reload(not lists.problems, self.loaded)
+        if not lists.is_same_as(before):
+            self.on_lists()
 
-    def _tell(self, loaded: LoadedTLS) -> None:
-        for warning in loaded.warnings:
+    def _tell(self, warnings: Sequence[str]) -> None:
+        for warning in warnings:
             self._log.warn("{warning}", warning=warning)
+
+    def _tell_of_lists(self) -> None:
+        """Say what is wrong with the times of the lists, once an hour as long as it is so."""
+        now = self._now()
+        for about, warning in self.loaded.lists.warnings(self.files, now):
+            if now - self._told.get(about, -WARN_AGAIN) >= WARN_AGAIN:
+                self._told[about] = now
+                self._tell([warning])
 
     def _sign(self) -> tuple[object, ...]:
         return tuple(_signature(path) for path in self.files.paths)
@@ -295,11 +285,19 @@ class PeerIdentities:
 
         :raise UnidentifiedCertificate: no rule makes an identity of it.
         """
-        get_handle = getattr(transport, "getHandle", None)
-        connection = get_handle() if get_handle else None
-        if not isinstance(connection, SSL.Connection):
-            return None
-        certificate = connection.get_peer_certificate()
+        connection = _connection_of(transport)
+        certificate = connection.get_peer_certificate() if connection else None
         if certificate is None:
             return None
         return self.cache.identify(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate))
+
+    def chain_of(self, transport: Any) -> list[x509.Certificate]:
+        """The certificate that the peer showed and those above it, as verified in the handshake; maybe none."""
+        connection = _connection_of(transport)
+        return (connection.get_verified_chain(as_cryptography=True) or []) if connection else []
+
+
+def _connection_of(transport: Any) -> SSL.Connection | None:
+    get_handle = getattr(transport, "getHandle", None)
+    connection = get_handle() if get_handle else None
+    return connection if isinstance(connection, SSL.Connection) else None

@@ -1,11 +1,12 @@
 """
-The files that TLS is made of: certificates, keys, CAs, revocation lists.
+The files that TLS is made of: certificates, keys, CAs, revocation lists (see :mod:`osqtwist.revocationlists`).
 
 Each error names the option and the file at fault.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtensionOID
 
-_PEM_CRL = b"-----BEGIN X509 CRL-----"
+# With the names that `openssl rehash` gives.
+_CRL_FILE = re.compile(r"[^.].*\.(pem|crl|der|r[0-9]+)")
 
 OF_NODES = {"cert": "--cert", "key": "--key", "client_ca": "--client-ca", "client_crl": "--client-crl"}
 """The options that the files towards nodes come from."""
@@ -52,14 +54,26 @@ class TLSFiles:
     @property
     def paths(self) -> list[Path]:
         """Every file there is to watch."""
-        return [path for path in (self.cert, self.key, self.client_ca, self.client_crl) if path is not None]
+        named = [path for path in (self.cert, self.key, self.client_ca) if path is not None]
+        return [*named, *self.revocation_files]
+
+    @property
+    def revocation_files(self) -> list[Path]:
+        """Where revocation lists are: one file, or those of a folder."""
+        if self.client_crl is None:
+            return []
+        try:
+            return sorted(path for path in self.client_crl.iterdir() if _CRL_FILE.fullmatch(path.name))
+        except OSError:
+            # It is a file; or whoever reads it says what is wrong.
+            return [self.client_crl]
 
 
 def intermediates(leaf: x509.Certificate, authorities: list[x509.Certificate]) -> list[x509.Certificate]:
     """Who stands between the server's certificate and its root, if that is to be found among the CAs of nodes."""
     found: list[x509.Certificate] = []
     current = leaf
-    while issuer := next((each for each in authorities if each not in found and _is_issued_by(current, each)), None):
+    while issuer := next((each for each in authorities if each not in found and is_issued_by(current, each)), None):
         if issuer.issuer == issuer.subject:
             break
         found.append(issuer)
@@ -67,24 +81,13 @@ def intermediates(leaf: x509.Certificate, authorities: list[x509.Certificate]) -
     return found
 
 
-def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether a certificate names this issuer, and is signed by its key."""
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
-
-
-def is_of(revocations: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
-    """Whether a revocation list is that of this CA and key."""
-    # The name is not enough: a CA that renews its key has one name and, for a while, a list by its old key only.
-    try:
-        return revocations.issuer == authority.subject and revocations.is_signature_valid(
-            authority.public_key()  # type: ignore[arg-type]
-        )
-    except (TypeError, ValueError, UnsupportedAlgorithm):
-        # Cryptography cannot tell; OpenSSL will.
-        return True
 
 
 def _read(files: TLSFiles, name: str) -> bytes:
@@ -155,27 +158,3 @@ def authorities(files: TLSFiles) -> list[x509.Certificate]:
             name = authority.subject.rfc4514_string()
             raise UnusableCredential(f"{files.said('client_ca')}: {name} is not a CA certificate")
     return found
-
-
-def revocation_lists(files: TLSFiles, authorities: list[x509.Certificate]) -> list[x509.CertificateRevocationList]:
-    """
-    The revocation lists.
-
-    :raise UnusableCredential: one cannot be read, or is not signed by its CA.
-    """
-    data = _read(files, "client_crl")
-    parts = [_PEM_CRL + part for part in data.split(_PEM_CRL)[1:]]
-    try:
-        lists = [x509.load_pem_x509_crl(part) for part in parts]
-    except ValueError:
-        raise UnusableCredential(f"{files.said('client_crl')} holds a revocation list that cannot be read") from None
-    if not lists:
-        raise UnusableCredential(f"{files.said('client_crl')} holds no revocation list in PEM")
-    for each in lists:
-        issuers = [authority for authority in authorities if authority.subject == each.issuer]
-        if issuers and not any(is_of(each, issuer) for issuer in issuers):
-            name = each.issuer.rfc4514_string()
-            raise UnusableCredential(
-                f"{files.said('client_crl')}: the list of {name} is not signed by the CA of that name"
-            )
-    return lists

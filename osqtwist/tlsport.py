@@ -72,7 +72,7 @@ class TLSConnection(tcp.Server):
             return self._throw_away()
         if self._is_shaking_hands:
             end = self._shake_hands()
-            if end or self._is_shaking_hands:
+            if end or self._aborting or self._is_shaking_hands:
                 return end
         self._is_in_turn = True
         try:
@@ -88,7 +88,7 @@ class TLSConnection(tcp.Server):
         if self._is_shaking_hands and not self.disconnecting:
             self.stopWriting()
             end = self._shake_hands()
-            if end or self._is_shaking_hands:
+            if end or self._aborting or self._is_shaking_hands:
                 return end
         return super().doWrite()  # type: ignore[no-any-return]
 

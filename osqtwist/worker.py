@@ -69,6 +69,7 @@ def main() -> None:
         stores=node_side.stores,
         embedded=None,
         services=[Reports(loop, pipe, metrics), *node_side.watches, *node_side.parts.services],
+        first_looks=node_side.parts.first_looks,
         on_ready=pipe.ready,
         on_failure=_fail,
         expected_failures=(StartFailed, StoreUnavailable),

@@ -118,6 +118,9 @@ class _Said:
         name = self.server.certificate
         return None if name is None else certificate_for(name)
 
+    def chain_of(self, transport: Any) -> list[Any]:
+        return self.server.chain
+
 
 def certificate_for(name: str, fingerprint: str = "") -> CertificateIdentity:
     """What a certificate with this common name says."""
@@ -153,6 +156,7 @@ class InMemoryServer:
         self.reactor = ClockReactor()
         self.settings = Settings(**settings)
         self.certificate: str | None = None
+        self.chain: list[Any] = []
         self.operator: Actor | None = Actor("tester", Role.ADMIN, "socket")
         self.stores = MemoryStores(self.reactor, Budgets(live=1_000_000))
         self.outages = {}
@@ -163,6 +167,7 @@ class InMemoryServer:
             "sinks",
             "carves",
             "clones",
+            "denials",
             "audit",
             "operators",
             "secrets",

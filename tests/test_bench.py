@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from bench import capacity, logmemory, logs, queries1000
+from bench import capacity, logmemory, logs, queries1000, revocation
 from bench.logload import lines_of
 from bench.pipeline import PARTS
 
@@ -116,3 +116,16 @@ async def test_reads_are_measured_beside_open_queries() -> None:
     assert all(row["again_us"] < 100 for row in found["looks"])
     assert found["issued"]["reached"] == queries1000.OPEN
     assert "| for ten tags |" in queries1000.table(found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_revocations_are_measured_to_the_closed_socket() -> None:
+    """Every way, over workers and over servers; each read that was held is closed, and by nobody's patience."""
+    rows = revocation.run(4)
+    assert {(row["over"], row["way"]) for row in rows} == {
+        (place, way) for place in revocation.PLACES for way in revocation.WAYS
+    }
+    assert all(row["closed"] == sum(row["held"]) == 4 for row in rows)
+    assert all(row["max_ms"] < 10_000 for row in rows)
+    assert "| two workers | deny list entry |" in revocation.table(rows)

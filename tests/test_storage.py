@@ -18,6 +18,8 @@ from zope.interface.verify import verifyObject
 
 from osqtwist.carve import CarveSession
 from osqtwist.clone import Clone
+from osqtwist.denial import Denial
+from osqtwist.denialinterfaces import DenialList, IDenialStore
 from osqtwist.interfaces import (
     MOST_CLONES,
     ICarveStore,
@@ -31,6 +33,7 @@ from osqtwist.logbatch import LogBatch
 from osqtwist.loginterfaces import ILogBuffer, ISinkQueues
 from osqtwist.node import AddressSeen, CertificateRecord, ConfigServed, FormerNode, Node, Revocation, Sighting
 from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult
+from osqtwist.storage import memory_denials, redis_denials
 from osqtwist.storage.memory import MemoryStores
 from osqtwist.targeting import Target
 from tests.stores import RealValkey, valkey
@@ -121,6 +124,7 @@ async def test_stores_provide_their_interfaces(stores: Any) -> None:
     for interface, name in (
         (INodeStore, "nodes"),
         (ICloneStore, "clones"),
+        (IDenialStore, "denials"),
         (IQueryStore, "queries"),
         (ILogBuffer, "logs"),
         (ISinkQueues, "sinks"),
@@ -349,6 +353,45 @@ async def test_clones_are_bounded(stores: Any) -> None:
     assert not await stores.clones.keep(a_clone(MOST_CLONES, found_at=NOW))
     assert await stores.clones.keep(a_clone(3, found_at=NOW))
     assert len(await stores.clones.all()) == MOST_CLONES
+
+
+# -- denials
+
+
+def a_denial(number: int) -> Denial:
+    return Denial(
+        denial_id=f"d{number}", kind="serial", value=f"{number:x}", issuer="CA", created_at=NOW + number, created_by="x"
+    )
+
+
+@pytest_twisted.ensureDeferred
+async def test_denials_are_read_when_they_changed(stores: Any) -> None:
+    """The oldest first; what a process has seen is not read again, and a change is never taken for that."""
+    denials = stores.denials
+    assert await denials.changed("") is None
+    assert await denials.add(a_denial(2)) and await denials.add(a_denial(1))
+    first = await denials.changed("")
+    assert list(first.denials) == [a_denial(1), a_denial(2)]
+    assert await denials.changed(first.version) is None
+    assert await denials.remove(["d1", "d7"]) == 1
+    assert await denials.remove(["d7"]) == 0
+    second = await denials.changed(first.version)
+    assert list(second.denials) == [a_denial(2)]
+    assert await denials.changed(second.version) is None
+    assert await denials.remove(["d2"]) == 1
+    third = await denials.changed(second.version)
+    assert third == DenialList(third.version, [])
+    assert len({"", first.version, second.version, third.version}) == 4
+
+
+@pytest_twisted.ensureDeferred
+async def test_denials_are_bounded(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One too many is not kept; one that is kept may be kept anew."""
+    monkeypatch.setattr(memory_denials, "MOST_DENIALS", 2)
+    monkeypatch.setattr(redis_denials, "MOST_DENIALS", 2)
+    assert [await stores.denials.add(a_denial(number)) for number in (1, 2, 3)] == [True, True, False]
+    assert await stores.denials.add(msgspec.structs.replace(a_denial(2), reason="again"))
+    assert [each.reason for each in (await stores.denials.changed("")).denials] == ["", "again"]
 
 
 # -- queries

@@ -20,10 +20,11 @@ from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs
 
 from osqtwist.identity import IdentityCache, IdentityRule, UnidentifiedCertificate
 from osqtwist.pki import Authority
-from osqtwist.tls import CredentialWatch, LoadedTLS, PeerIdentities, ReloadingServerTLS
+from osqtwist.tls import CredentialWatch, PeerIdentities, ReloadingServerTLS
 from osqtwist.tlsfiles import TLSFiles, UnusableCredential
 from osqtwist.tlsport import listen
 from tests.certificates import DAY, TestPKI, plain_authority
@@ -291,7 +292,7 @@ def trusting(own: TestPKI) -> ssl.SSLContext:
     return ssl.create_default_context(cadata=own.authority.credential.certificate_pem.decode())
 
 
-def test_the_watch_looks_every_two_seconds(tmp_path: Path) -> None:
+def test_the_watch_looks_twice_a_second(tmp_path: Path) -> None:
     """A change is seen at the next look, and only then read."""
     own = TestPKI.mint(tmp_path)
     seen: list[bool] = []
@@ -299,10 +300,10 @@ def test_the_watch_looks_every_two_seconds(tmp_path: Path) -> None:
     clock = Clock()
     watch = CredentialWatch(clock, tls)
     watch.startService()
-    clock.advance(2)
+    clock.advance(0.5)
     assert seen == [True]
     own.revoke("revoked", "good")
-    clock.advance(2)
+    clock.advance(0.5)
     assert seen == [True, True]
     watch.stopService()
     assert not clock.getDelayedCalls()
@@ -315,7 +316,8 @@ async def test_a_stale_list_is_a_decision(tmp_path: Path, serve: Callable[..., S
     own.revoke("revoked", next_update=datetime.datetime.now(datetime.UTC) - DAY)
     for stale_crl, good in (("accept", "node-1"), ("refuse", REFUSED)):
         server = serve(files(own, stale_crl=stale_crl))
-        assert "past its next update" in server.tls.loaded.warnings[0]
+        ((_, warning),) = server.tls.loaded.lists.warnings(server.tls.files, time.time())
+        assert "past its next update" in warning
         for version in VERSIONS:
             assert await server.call(ask(context(own, "good", version))) == good
             assert await server.call(ask(context(own, "revoked", version))) == REFUSED
@@ -323,20 +325,28 @@ async def test_a_stale_list_is_a_decision(tmp_path: Path, serve: Callable[..., S
             assert await server.call(ask(context(own, "expired", version))) == REFUSED
 
 
-def test_a_list_that_becomes_stale_is_noticed(tmp_path: Path) -> None:
-    """No file changes, but time passes: the context is made anew for it."""
+@pytest.mark.parametrize(("stale_crl", "fate"), [("accept", "it stays in force"), ("refuse", "refused")])
+def test_a_list_that_becomes_stale_is_never_a_surprise(tmp_path: Path, stale_crl: str, fate: str) -> None:
+    """No file changes, but time passes: it is said before, when it is so, and again every hour."""
     own = TestPKI.mint(tmp_path)
+    own.revoke("revoked", next_update=datetime.datetime.now(datetime.UTC) + 10 * DAY)
     now = [time.time()]
-    seen: list[LoadedTLS] = []
-    tls = ReloadingServerTLS(files(own), lambda ok, loaded: seen.append(loaded), lambda: now[0])
-    now[0] += 6 * 86400
-    tls.check()
-    assert len(seen) == 1
-    now[0] += 2 * 86400
-    tls.check()
-    tls.check()
-    assert len(seen) == 2
-    assert "past its next update" in seen[1].warnings[0]
+    tls = ReloadingServerTLS(files(own, stale_crl=stale_crl), now=lambda: now[0])
+    with capturedLogs() as said:
+        now[0] += 8.5 * 86400
+        tls.check()
+        assert not said
+        now[0] += 86400
+        for _ in range(3):
+            tls.check()
+        assert len(said) == 1 and "has its next update in 12.0 h" in said[0]["warning"] and fate in said[0]["warning"]
+        now[0] += 86400
+        for _ in range(3):
+            tls.check()
+        assert len(said) == 2 and "past its next update by 12.0 h" in said[1]["warning"] and fate in said[1]["warning"]
+        now[0] += 3600
+        tls.check()
+        assert len(said) == 3
 
 
 @pytest_twisted.ensureDeferred

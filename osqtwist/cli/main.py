@@ -13,6 +13,7 @@ from osqtwist.cli.alerts import alert
 from osqtwist.cli.audit import audit
 from osqtwist.cli.config import config
 from osqtwist.cli.console import Operator
+from osqtwist.cli.deny import deny
 from osqtwist.cli.files import carve, log
 from osqtwist.cli.fleet import status
 from osqtwist.cli.nodes import node as _with_more  # noqa: F401 - adds its commands
@@ -76,6 +77,7 @@ def main(
 _COMMANDS = (
     status,
     node,
+    deny,
     query,
     log,
     sink,

@@ -24,6 +24,7 @@ from osqtwist.interfaces import (
 from osqtwist.loginterfaces import Budgets, LogServer
 from osqtwist.storage.memory_alerts import MemoryAlertStore
 from osqtwist.storage.memory_clones import MemoryCloneStore
+from osqtwist.storage.memory_denials import MemoryDenialStore
 from osqtwist.storage.memory_enrollment import MemoryPendingStore, MemorySecretStore
 from osqtwist.storage.memory_loads import MemoryLoadStore
 from osqtwist.storage.memory_logs import MemoryLogBuffer, MemorySinkQueues
@@ -142,6 +143,7 @@ class MemoryStores:
         self.sinks = MemorySinkQueues(clock, self.logs, self.signals, budgets.dead)
         self.carves = MemoryCarveStore()
         self.clones = MemoryCloneStore()
+        self.denials = MemoryDenialStore()
         self.audit = MemoryAuditStore()
         self.secrets = MemorySecretStore()
         self.pending = MemoryPendingStore()

@@ -16,6 +16,7 @@ from osqtwist.storage.redis_audit import RedisAuditStore
 from osqtwist.storage.redis_carves import RedisCarveStore
 from osqtwist.storage.redis_clones import RedisCloneStore
 from osqtwist.storage.redis_connection import Login, NextEndpoint, RedisConnection
+from osqtwist.storage.redis_denials import RedisDenialStore
 from osqtwist.storage.redis_durability import Durability, waiting_command
 from osqtwist.storage.redis_enrollment import RedisPendingStore, RedisSecretStore
 from osqtwist.storage.redis_loads import RedisLoadStore
@@ -71,6 +72,7 @@ class RedisStores:
         self.sinks = RedisSinkQueues(self._redis, prefix, self.signals.channel("sinks"), budgets.dead)
         self.carves = RedisCarveStore(self._redis, prefix)
         self.clones = RedisCloneStore(self._redis, f"{prefix}clones")
+        self.denials = RedisDenialStore(self._redis, f"{prefix}denials")
         self.audit = RedisAuditStore(self._redis, f"{prefix}audit")
         self.secrets = RedisSecretStore(self._redis, prefix)
         self.pending = RedisPendingStore(self._redis, prefix)

@@ -323,7 +323,7 @@ class ShardedStores:
         self.nodes, self.queries, self.carves = main.nodes, main.queries, main.carves
         self.secrets, self.pending = main.secrets, main.pending
         self.audit, self.operators, self.loads = main.audit, main.operators, main.loads
-        self.clones, self.alerts = main.clones, main.alerts
+        self.clones, self.alerts, self.denials = main.clones, main.alerts, main.denials
 
     async def ready(self) -> None:
         """Fire when the main server answers; one of the others that does not is the trouble of its nodes alone."""

@@ -24,11 +24,13 @@ from osqtwist.approval import ApprovalPending
 from osqtwist.authentication import NodeInvalid, Unproven
 from osqtwist.carve import BadCarve
 from osqtwist.carves import UnknownCarve
+from osqtwist.certificatechecks import CertificateRefused
 from osqtwist.enrollment import EnrollmentRefused
-from osqtwist.identity import UnidentifiedCertificate
+from osqtwist.identity import CertificateIdentity, UnidentifiedCertificate
 from osqtwist.interfaces import StoreFull, StoreUnavailable
 from osqtwist.loginterfaces import BufferFull
 from osqtwist.metrics import Metrics
+from osqtwist.ocsp import Unchecked
 
 _GZIP_WINDOW = 47
 _THREAD_FROM_BYTES = 128 * 1024
@@ -45,7 +47,7 @@ class Visit:
     """
     One request on its way through: what it is, and what its log line will say.
 
-    :ivar hold_until: clock time up to which a distributed read may be held.
+    :ivar certificate: that of its connection, once it was looked at; nothing if none was shown.
     :ivar outcome: ``answered``, ``refused``, ``failed``, ``gone``, or how a distributed read ended.
     """
 
@@ -53,6 +55,7 @@ class Visit:
     route: str
     started_at: float
     accepted_at: float
+    certificate: CertificateIdentity | None = None
     node_id: str = ""
     node_name: str = ""
     outcome: str = "answered"
@@ -84,6 +87,8 @@ _REFUSALS: tuple[tuple[type[Exception], int, str], ...] = (
     (NodeInvalid, 401, "node_invalid"),
     (Unproven, 401, "unproven"),
     (UnidentifiedCertificate, 403, "unidentified_certificate"),
+    (CertificateRefused, 403, "certificate_refused"),
+    (Unchecked, 503, "certificate_unchecked"),
     (EnrollmentRefused, 401, "enrollment_refused"),
     (ApprovalPending, 403, "approval_pending"),
     (wire.MalformedRequest, 400, "malformed"),

@@ -17,11 +17,12 @@ The paths are in :mod:`osqtwist.web.routes`.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 import msgspec
+from cryptography import x509
 from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -32,6 +33,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from osqtwist import wire
 from osqtwist.authentication import Authentication, Caller, NodeInvalid
 from osqtwist.carves import Carves
+from osqtwist.certificatechecks import CertificateChecks, CertificateRefused
 from osqtwist.clones import Clones
 from osqtwist.clonewatch import CloneWatch
 from osqtwist.configuration import NodeConfiguration
@@ -60,6 +62,8 @@ class NodeAPI:
     The routes of nodes, over the services.
 
     :ivar certificate_of: the identity of the certificate that a request's connection showed, if any.
+    :ivar chain_of: that certificate and those above it.
+    :ivar checks: what is asked about it.
     :ivar hold: seconds, from the acceptance of its connection, that a distributed read is held; some end up to
         :data:`HOLD_SPREAD` of it earlier.
     :ivar enroll_secret_name: the key of the enroll secret, for nodes that run ``--tls_enroll_override``.
@@ -67,6 +71,8 @@ class NodeAPI:
 
     exchange: Exchange
     certificate_of: Callable[[Request], CertificateIdentity | None]
+    chain_of: Callable[[Request], Sequence[x509.Certificate]]
+    checks: CertificateChecks
     authentication: Authentication
     enrollment: Enrollment
     clones: Clones
@@ -110,7 +116,7 @@ class NodeAPI:
         """Let a node in; never held."""
         request = wire.parse_enroll(await self.exchange.body_of(visit), self.enroll_secret_name)
         visit.node_name = request.host_identifier
-        node, node_key = await self.enrollment.enroll(request, self.certificate_of(visit.request), visit.address)
+        node, node_key = await self.enrollment.enroll(request, visit.certificate, visit.address)
         visit.node_id, visit.node_name = node.node_id, node.name
         self.directory.learn(node)
         self.directory.saw(node.node_id, visit.address, visit.header(b"User-Agent"))
@@ -146,7 +152,7 @@ class NodeAPI:
         caller = self._admit(visit, request.node_key)
         facts = await self._facts(visit, caller)
         began = self.exchange.clock.seconds()
-        is_in = self._still_admitted(visit, request.node_key)
+        refusal = self._later_refusal(visit, request.node_key)
         # Nobody looks at them any more, and with many reads held they are megabytes.
         visit.request.requestHeaders = Headers()
         address = visit.address
@@ -154,14 +160,14 @@ class NodeAPI:
         try:
             # Nodes that came all at once, after a restart, must not come all at once for ever.
             until = visit.accepted_at + self.hold * (1 - HOLD_SPREAD * random.random())  # noqa: S311
-            queries = await self.distributed.read(facts, until, is_in)
+            queries = await self.distributed.read(facts, until, lambda: refusal() is None)
         finally:
             visit.held_for = self.exchange.clock.seconds() - began
             self.watch.end_read(caller, address)
         if visit.is_gone:
             return b""
-        if not is_in():
-            raise NodeInvalid("this node is revoked")
+        if problem := refusal():
+            raise problem
         visit.outcome = "work" if queries else "held"
         self.metrics.reads_ended.labels(way=visit.outcome).inc()
         return wire.work(
@@ -208,19 +214,23 @@ class NodeAPI:
         request = wire.parse(wire.CarveBlockRequest, await self.exchange.body_of(visit))
         shows_key = request.node_key or visit.header(b"Authorization")
         caller = self._admit(visit, request.node_key) if shows_key else None
-        await self.carves.add_block(request, caller, self.certificate_of(visit.request))
+        await self.carves.add_block(request, caller, visit.certificate)
         return wire.DONE
 
     def is_out(self, channel: Any) -> bool:
         """Whether the node at the other end of a connection is refused, by its request or else its certificate."""
         caller: Caller | None = channel.caller
-        if caller:
-            return self.directory.is_revoked(caller.node_id, caller.issued_at)
+        if caller and self.directory.is_revoked(caller.node_id, caller.issued_at):
+            return True
         try:
-            certificate = self.certificate_of(channel)
+            certificate = caller.certificate if caller else self.certificate_of(channel)
         except UnidentifiedCertificate:
             return False
-        return certificate is not None and self.directory.is_revoked(node_id_for_certificate(certificate.value))
+        if certificate is None:
+            return False
+        if caller is None and self.directory.is_revoked(node_id_for_certificate(certificate.value)):
+            return True
+        return bool(self.checks.refusal_of(certificate))
 
     def _admit(self, visit: Visit, body_key: str | None) -> Caller:
         caller = self._authenticate(visit, body_key)
@@ -232,31 +242,41 @@ class NodeAPI:
         return caller
 
     def _authenticate(self, visit: Visit, body_key: str | None) -> Caller:
-        return self.authentication.authenticate(body_key, _header_key(visit), self.certificate_of(visit.request))
+        return self.authentication.authenticate(body_key, _header_key(visit), visit.certificate)
 
     async def _facts(self, visit: Visit, caller: Caller) -> NodeFacts:
         facts = await self.directory.facts_of(caller, visit.address)
         visit.node_name = facts.name
         return facts
 
-    def _still_admitted(self, visit: Visit, body_key: str | None) -> Callable[[], bool]:
+    def _later_refusal(self, visit: Visit, body_key: str | None) -> Callable[[], Exception | None]:
+        """What says, as long as a request waits, whether it would be refused if it came now."""
         # Looked up once: a query for all nodes asks for each of them again.
-        header_key, certificate = _header_key(visit), self.certificate_of(visit.request)
+        header_key, certificate = _header_key(visit), visit.certificate
 
-        def is_in() -> bool:
+        def refusal() -> Exception | None:
             try:
                 self.authentication.authenticate(body_key, header_key, certificate)
-            except NodeInvalid:
-                return False
-            return True
+            except NodeInvalid as problem:
+                return problem
+            refused = self.checks.refusal_of(certificate) if certificate else ""
+            return CertificateRefused(refused) if refused else None
 
-        return is_in
+        return refusal
 
     def _endpoint(self, route: str, work: Work) -> Endpoint:
         speaks_json = route != routes.CARVE_CONTINUE
 
+        async def checked(visit: Visit) -> bytes:
+            certificate = visit.certificate = self.certificate_of(visit.request)
+            if certificate is not None:
+                if not self.checks.is_settled(certificate):
+                    await self.checks.ask(certificate, lambda: self.chain_of(visit.request))
+                self.checks.admit(certificate)
+            return await work(visit)
+
         def endpoint(request: Request) -> Deferred[bytes]:
-            return Deferred.fromCoroutine(self.exchange.carry_out(request, route, work, speaks_json))
+            return Deferred.fromCoroutine(self.exchange.carry_out(request, route, checked, speaks_json))
 
         endpoint.__name__ = route
         return endpoint

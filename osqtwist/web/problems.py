@@ -7,6 +7,7 @@ from http import HTTPStatus
 import msgspec
 
 from osqtwist.access import BadToken
+from osqtwist.denial import BadDenial
 from osqtwist.interfaces import NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.inventory import BadTag
 from osqtwist.livequery import BadQuery
@@ -48,6 +49,7 @@ _CODES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (BadQuery, HTTPStatus.BAD_REQUEST),
     (BadSecret, HTTPStatus.BAD_REQUEST),
     (BadToken, HTTPStatus.BAD_REQUEST),
+    (BadDenial, HTTPStatus.BAD_REQUEST),
     (KeyReused, HTTPStatus.UNPROCESSABLE_ENTITY),
     (StillUnderWay, HTTPStatus.CONFLICT),
     (OwnQuery, HTTPStatus.FORBIDDEN),

@@ -26,12 +26,14 @@ class ServiceOperations:
 
     :ivar figures: those of every process.
     :ivar flags: writes the flagfile.
+    :ivar refusing: what there is to say of how certificates are refused.
     """
 
     inventory: Inventory
     sinks: SinkView
     figures: SummedFigures
     flags: Callable[[], str]
+    refusing: Callable[[], dict[str, Any]]
 
     def operations(self) -> Sequence[Operation]:
         """See :class:`osqtwist.web.operations.OperationGroup`."""
@@ -58,7 +60,7 @@ class ServiceOperations:
         """One page of figures."""
         rows = await self.sinks.rows()
         brief = {each["sink"]: {key: each[key] for key in ("state", "lag_lines", "lag_seconds")} for each in rows}
-        return await self.inventory.status() | {"sinks": brief}
+        return await self.inventory.status() | {"sinks": brief} | self.refusing()
 
     async def flagfile(self, call: Call) -> bytes:
         """An osqueryd flagfile that works with this server."""

@@ -81,6 +81,7 @@ class NodeChannel(HTTPChannel):
         """The TLS handshake is over; headers are next."""
         self._has_shaken_hands = True
         self._expect("headers", self.site.deadlines.headers)
+        self.site.after_handshake(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes, unless the answer is already decided."""
@@ -220,10 +221,12 @@ class NodeSite(QuietSite):
 
     :param keeps_connections: whether a connection may carry more than one request.
     :param plain_paths: paths on which a refusal must not be JSON.
+    :ivar after_handshake: called with each connection when it has shaken hands; may abort it.
     :param endpoints: what answers POST and PUT on these paths, without asking the resource.
     """
 
     protocol = NodeChannel  # type: ignore[assignment]
+    after_handshake: Callable[[NodeChannel], object] = staticmethod(lambda channel: None)
 
     def __init__(
         self,
@@ -273,3 +276,7 @@ class NodeSite(QuietSite):
         for channel in concerned:
             channel.transport.abortConnection()
         return len(concerned)
+
+    def put_out(self, concerns: Callable[[NodeChannel], bool]) -> None:
+        """The same, of those who are refused from now on; it is counted."""
+        self.metrics.certificates.put_out.inc(self.end_connections(concerns))

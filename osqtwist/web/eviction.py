@@ -1,0 +1,67 @@
+"""
+Putting out whoever is connected and is refused from some moment on, whatever the connection is at.
+
+New handshakes and requests are refused by those who look at them.  This is for connections that are open by then.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from osqtwist.tls import ReloadingServerTLS
+from osqtwist.web.nodes import NodeAPI
+from osqtwist.web.site import NodeChannel, NodeSite
+
+
+@attrs.define(eq=False)
+class Eviction:
+    """For nodes: revoked, denied, revoked by their CA."""
+
+    site: NodeSite
+    api: NodeAPI
+    tls: ReloadingServerTLS
+
+    def begin(self) -> None:
+        """Be told from now on."""
+        api = self.api
+        api.directory.end_connections = self.end
+        api.checks.denials.on_new = self.answer_and_end
+        if api.checks.responders is not None:
+            api.checks.responders.on_revoked = self.answer_and_end
+        end_revoked(self.site, self.tls)
+
+    def answer_and_end(self) -> None:
+        """Have the held reads of whoever is refused answered; in a moment end what is still open then."""
+        for channel in list(self.site.channels):
+            if channel.caller is not None and self.api.is_out(channel):
+                self.api.distributed.end_reads_of(channel.caller.node_id)
+        self.api.directory.end_soon()
+
+    def end(self) -> None:
+        """End the connections of whoever is refused."""
+        self.site.put_out(self.api.is_out)
+
+
+def end_revoked(site: NodeSite, tls: ReloadingServerTLS) -> None:
+    """
+    Have connections end, from now on, whose certificates are on a revocation list that comes into force.
+
+    Those whose handshake began before that and ends after it too; whoever comes then, OpenSSL refuses in the handshake.
+    """
+
+    def is_revoked(channel: NodeChannel) -> bool:
+        caller = channel.caller
+        if caller is not None:
+            # Reading all certificates again would take long.
+            certificate = caller.certificate
+            if certificate is None or not tls.loaded.lists.may_have(certificate.issuer, int(certificate.serial, 16)):
+                return False
+        connection = channel.transport.getHandle()
+        return connection is not None and tls.is_revoked_since(connection)
+
+    def end_one(channel: NodeChannel) -> None:
+        if tls.is_revoked_since(channel.transport.getHandle()):
+            site.put_out(lambda each: each is channel)
+
+    tls.on_lists = lambda: site.put_out(is_revoked)
+    site.after_handshake = end_one
