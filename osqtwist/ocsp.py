@@ -174,11 +174,11 @@ class Responders(Service):
         if known.is_asking or not self.running:
             return
         known.is_asking = True
-        nonce = secrets.token_bytes(16)
+        nonce, began = secrets.token_bytes(16), self._clock.seconds()
         asking = Deferred.fromCoroutine(self._fetch(known.question, nonce))
         asking.addTimeout(DEADLINE, self._clock)
         self._asking.add(asking)
-        asking.addBoth(self._has_asked, known, asking, self._clock.seconds())
+        asking.addBoth(self._has_asked, known, asking, began)
 
     async def _fetch(self, question: Question | None, nonce: bytes) -> Answer:
         if question is None:
@@ -225,13 +225,17 @@ class Responders(Service):
 
     def _take(self, known: _Known, answer: Answer) -> None:
         """Keep an answer, and note until when it needs no second look."""
-        now = self._clock.seconds()
+        now, before = self._clock.seconds(), known.answer
+        was_revoked = before is not None and before.status == "revoked"
+        if before is not None and was_revoked and (answer.status == "unknown" or answer.said_at < before.said_at):
+            # It knew it once; or somebody plays an answer of before, or a mirror is behind.
+            known.look_at = now + AGAIN_AFTER
+            return
         # Not all at once, and in good time: with a fifth of it left to try.
         share = random.uniform(0.7, 0.8)  # noqa: S311
         longest = LONGEST_AGE if answer.status == "good" else AGAIN_AFTER * 2
         known.look_at = now + min((answer.valid_until - now) * share, longest * (share + 0.2))
         known.good_until = known.look_at if answer.status == "good" else 0.0
-        was_revoked = known.answer is not None and known.answer.status == "revoked"
         known.answer = answer
         if answer.status == "revoked" and not was_revoked:
             self._log.warn(

@@ -87,11 +87,12 @@ class Answer:
     """
     What an issuer says of a certificate.
 
-    :ivar valid_until: Unix time up to which it says so.
+    :ivar said_at: Unix time from which it says so, :attr:`valid_until` the one up to which.
     :ivar reason: why it is revoked, if it is and that is known.
     """
 
     status: Status
+    said_at: float
     valid_until: float
     reason: str = ""
 
@@ -148,7 +149,7 @@ def _read(response: ocsp.OCSPResponse, question: Question, nonce: bytes, now: fl
         if end <= now:
             raise BadAnswer(f"the answer is stale: it was good until {single.next_update_utc:%Y-%m-%d %H:%M} UTC")
     reason = single.revocation_reason.value if single.revocation_reason else ""
-    return Answer(_STATUSES[single.certificate_status], end, reason)
+    return Answer(_STATUSES[single.certificate_status], begin, end, reason)
 
 
 def _about(singles: Iterable[ocsp.OCSPSingleResponse], question: Question) -> ocsp.OCSPSingleResponse:

@@ -271,6 +271,32 @@ def test_a_revoked_certificate_is_out_until_it_is_not(stage: Callable[..., Stage
     assert one.now(node) == "in"
 
 
+def test_what_was_revoked_is_not_let_in_by_less_than_a_newer_answer(
+    stage: Callable[..., Stage], node: Credential
+) -> None:
+    """Not by one of before that somebody plays again, and not by a responder that does not know it any more."""
+    one = stage("soft")
+    serial = node.certificate.serial_number
+    before = one.said.signing.this_update
+    one.said.signing.revoked.add(serial)
+    one.clock.advance(600)
+    one.said.signing.this_update = datetime.datetime.fromtimestamp(one.clock.seconds(), datetime.UTC)
+    assert one.now(node) == "revoked"
+    one.said.signing.revoked.clear()
+    one.said.signing.this_update = before
+    one.clock.advance(120)
+    assert [one.now(node) for _ in range(2)] == ["revoked"] * 2
+    one.said.signing.strange.add(serial)
+    one.clock.advance(120)
+    one.said.signing.this_update = datetime.datetime.fromtimestamp(one.clock.seconds(), datetime.UTC)
+    assert [one.now(node) for _ in range(2)] == ["revoked"] * 2
+    assert len(one.said.asked) == 3
+    one.said.signing.strange.clear()
+    one.clock.advance(120)
+    one.now(node)
+    assert one.now(node) == "in"
+
+
 @pytest.mark.parametrize(("mode", "fate"), [("soft", "in"), ("hard", "unchecked")])
 def test_without_an_answer_the_mode_decides(
     stage: Callable[..., Stage], node: Credential, mode: str, fate: str

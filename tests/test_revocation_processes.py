@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import pytest_twisted
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
 from osqtwist.pki import Authority, development_pki, utc_now
@@ -219,3 +221,26 @@ async def test_a_server_that_asks(start: Start, folder: Path, responder: Respond
         answer = await deferToThread(server.ask, "/config", {"node_key": ""}, "stolen")
         assert answer == {"error": "this certificate is revoked"}
     assert "is revoked (keyCompromise)" in server.text()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_held_read_ends_when_the_answer_changes(start: Start, folder: Path, responder: Responder) -> None:
+    """As soon as a request of the node has the issuer asked again: also what is open besides is ended then."""
+    own = Own(folder)
+    (folder / "secret").write_text("open-sesame\n")
+    words = ["--port", "ssl:0", "--ocsp", "soft", "--ocsp-url", responder.url, *own.options]
+    server = await deferToThread(start, *words, "--enroll-secret-path", str(folder / "secret"), folder=folder)
+    responder.signing.next_update = utc_now() + datetime.timedelta(seconds=5)
+    connections = [await deferToThread(kind, server) for kind in (held, silent)]
+    await deferToThread(until, lambda: server.json("status")["parked_reads"] == 1)
+    responder.signing.next_update = None
+    responder.signing.revoked.add(own.node.serial_number)
+    ends = [deferToThread(ended_at, connection) for connection in connections]
+    answers: list[Any] = []
+    while "error" not in (answers or [{}])[-1]:
+        answers.append(await deferToThread(server.ask, "/config", {"node_key": ""}))
+        began = time.monotonic()
+    assert len(answers) > 1 and "schedule" in answers[0]
+    (read_at, read_said), (silent_at, silent_said) = await gatherResults(ends)
+    assert max(read_at, silent_at) - began < 2
+    assert b'{"error":"this certificate is revoked"}' in read_said and not silent_said
