@@ -18,7 +18,9 @@ from twisted.web.server import Request
 
 from osqtwist.admission import Admission
 from osqtwist.approval import Approval
+from osqtwist.audittrail import AuditTrail
 from osqtwist.authentication import Authentication
+from osqtwist.canarywatch import CanaryWatch
 from osqtwist.carves import CarveLimits, Carves
 from osqtwist.clones import Clones
 from osqtwist.clonewatch import CloneWatch
@@ -36,6 +38,7 @@ from osqtwist.logs import LogIntake
 from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys
 from osqtwist.parking import ParkedReads
+from osqtwist.rollouts import Rollouts
 from osqtwist.secretbook import StoredSecrets
 from osqtwist.settings import Settings
 from osqtwist.tagfindings import TagFindings
@@ -63,12 +66,14 @@ class Parts:
     What :func:`assemble` puts together: the API of nodes, and what has to run.
 
     :ivar report: to be called with what somebody may want to be told of: the kind, the id of a node, and the facts.
+    :ivar rollouts: what becomes of versions of the configuration; nothing does unless somebody calls it.
     """
 
     api: NodeAPI
     parked: ParkedReads
     services: list[IService]
     report: Report
+    rollouts: Rollouts
 
 
 def assemble(
@@ -128,6 +133,7 @@ def assemble(
     def certificate_of(request: Request) -> CertificateIdentity | None:
         return identities.of(request.transport)
 
+    canaries = CanaryWatch(reactor, stores.rollouts)
     # A node's connections are spread over the workers, and so is what it may post.
     rate = settings.node_log_kib * 1024 / settings.worker_count
     admission = Admission(reactor, rate, max(_BURST_SECONDS * rate, _MIB), _MAX_LOGS_UNDER_WAY)
@@ -157,6 +163,7 @@ def assemble(
         watch=watch,
         directory=directory,
         configuration=configuration,
+        canaries=canaries,
         distributed=distributed,
         logs=LogIntake(
             reactor,
@@ -164,7 +171,8 @@ def assemble(
             admission,
             metrics,
             MAX_LINE_BYTES,
-            TagFindings(stores.nodes, stores.signals, tagging),
+            TagFindings(stores.nodes, stores.signals, configuration.tagging_of),
+            canaries,
         ),
         carves=carves,
         metrics=metrics,
@@ -177,10 +185,12 @@ def assemble(
         clones,
         distributed,
         BufferWatch(reactor, stores, admission),
+        canaries,
     ]
     if settings.ease:
         services.append(Easing(reactor, stores, configuration, metrics, settings.easing, process))
-    return Parts(api, parked, [*services, *events], report)
+    rollouts = Rollouts(reactor, stores, lambda: configuration.plan, report, metrics, AuditTrail(reactor, stores))
+    return Parts(api, parked, [*services, *events], report, rollouts)
 
 
 def _events(reactor: Any, settings: Settings, stores: IStores, process: str) -> tuple[list[IService], Report]:

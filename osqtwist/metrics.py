@@ -61,6 +61,23 @@ class Metrics:
         self.config_reloads = Counter(
             "osqtwist_config_reloads", "Readings of the config folder, by result.", ["result"], registry=registry
         )
+        self.rollout_percent = Gauge(
+            "osqtwist_rollout_percent",
+            "Share of nodes that the version of the configuration that is tried is for, 0 if none is.",
+            registry=registry,
+        )
+        self.rollout_nodes = Gauge(
+            "osqtwist_rollout_nodes",
+            "Canaries of the roll-out under way: all that got the version, and those in trouble.",
+            ["state"],
+            registry=registry,
+        )
+        self.rollout_changes = Counter(
+            "osqtwist_rollout_changes",
+            "Changes of which version of the configuration nodes get, as this process made them.",
+            ["what"],
+            registry=registry,
+        )
         self.certificate_reloads = Counter(
             "osqtwist_certificate_reloads", "Readings of certificate, CA and CRL files.", ["result"], registry=registry
         )

@@ -40,6 +40,7 @@ class Server(Service):
     """
     Everything that runs, in order.
 
+    :ivar prepare: has to be done once the store is ready, before anything is served.
     :ivar services: started in this order once the store is ready, stopped in the reverse.
     :ivar listen_admin: opens what operators come in by, if anything.
     :ivar on_ready: called once nodes are served.
@@ -55,6 +56,7 @@ class Server(Service):
     on_ready: Callable[[], None]
     on_failure: Callable[[str], None]
     expected_failures: tuple[type[Exception], ...]
+    prepare: Sequence[Callable[[], Awaitable[object]]] = ()
     listen_admin: Sequence[Callable[[], Awaitable[IListeningPort]]] = ()
     lock: IO[str] | None = None
     _admin: list[IListeningPort] = attrs.field(factory=list, init=False)
@@ -79,6 +81,8 @@ class Server(Service):
             if self.embedded:
                 await self.embedded.start()
             await self.stores.ready()
+            for work in self.prepare:
+                await work()
             for service in self.services:
                 service.startService()
                 self._running.append(service)
