@@ -18,7 +18,9 @@ from twisted.web.server import Request
 
 from osqtwist.admission import Admission
 from osqtwist.approval import Approval
+from osqtwist.audittrail import AuditTrail
 from osqtwist.authentication import Authentication
+from osqtwist.canarywatch import CanaryWatch
 from osqtwist.carves import CarveLimits, Carves
 from osqtwist.certificatechecks import CertificateChecks
 from osqtwist.clones import Clones
@@ -40,6 +42,7 @@ from osqtwist.nodekey import NodeKeys
 from osqtwist.ocsp import Responders
 from osqtwist.ocspclient import OcspClient
 from osqtwist.parking import ParkedReads
+from osqtwist.rollouts import Rollouts
 from osqtwist.secretbook import StoredSecrets
 from osqtwist.settings import Settings
 from osqtwist.tagfindings import TagFindings
@@ -68,6 +71,7 @@ class Parts:
 
     :ivar first_looks: at what must be known before nodes are served.
     :ivar report: to be called with what somebody may want to be told of: the kind, the id of a node, and the facts.
+    :ivar rollouts: what becomes of versions of the configuration; nothing does unless somebody calls it.
     """
 
     api: NodeAPI
@@ -75,6 +79,7 @@ class Parts:
     services: list[IService]
     first_looks: Sequence[Callable[[], Awaitable[None]]]
     report: Report
+    rollouts: Rollouts
 
 
 def assemble(
@@ -138,7 +143,7 @@ def assemble(
     responders = None
     if settings.ocsp != "off":
         responders = Responders(reactor, OcspClient(reactor), settings.ocsp, settings.ocsp_url, metrics)
-
+    canaries = CanaryWatch(reactor, stores.rollouts)
     # A node's connections are spread over the workers, and so is what it may post.
     rate = settings.node_log_kib * 1024 / settings.worker_count
     admission = Admission(reactor, rate, max(_BURST_SECONDS * rate, _MIB), _MAX_LOGS_UNDER_WAY)
@@ -170,6 +175,7 @@ def assemble(
         watch=watch,
         directory=directory,
         configuration=configuration,
+        canaries=canaries,
         distributed=distributed,
         logs=LogIntake(
             reactor,
@@ -177,7 +183,8 @@ def assemble(
             admission,
             metrics,
             MAX_LINE_BYTES,
-            TagFindings(stores.nodes, stores.signals, tagging),
+            TagFindings(stores.nodes, stores.signals, configuration.tagging_of),
+            canaries,
         ),
         carves=carves,
         metrics=metrics,
@@ -191,12 +198,15 @@ def assemble(
         clones,
         distributed,
         BufferWatch(reactor, stores, admission),
+        canaries,
     ]
     if responders:
         services.append(responders)
     if settings.ease:
         services.append(Easing(reactor, stores, configuration, metrics, settings.easing, process))
-    return Parts(api, parked, [*services, *events], [directory.look_at_revocations, denials.look], report)
+    rollouts = Rollouts(reactor, stores, lambda: configuration.plan, report, metrics, AuditTrail(reactor, stores))
+    first_looks = [directory.look_at_revocations, denials.look]
+    return Parts(api, parked, [*services, *events], first_looks, report, rollouts)
 
 
 def _events(reactor: Any, settings: Settings, stores: IStores, process: str) -> tuple[list[IService], Report]:

@@ -9,6 +9,10 @@ What happens in a fleet, as lines of the log: log type ``event``, for sinks and 
 ``revoked_attempt``        a revoked node asked for something; once an hour for each
 ``clone``                  two machines use what belongs to one node
 ``sink_behind``            a log sink falls behind, or nobody serves it
+``rollout_begun``          a new version of the configuration goes to its first canaries
+``rollout_stopped``        it was taken back from them
+``rollout_finished``       every node gets it
+``rolled_back``            an operator went back to an earlier version
 =========================  ==============================================================================
 """
 
@@ -30,7 +34,19 @@ from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.logbatch import LogBatch
 from osqtwist.loginterfaces import BufferFull
 
-KINDS = ("node_new", "node_pending", "node_offline", "certificate_expiring", "revoked_attempt", "clone", "sink_behind")
+KINDS = (
+    "node_new",
+    "node_pending",
+    "node_offline",
+    "certificate_expiring",
+    "revoked_attempt",
+    "clone",
+    "sink_behind",
+    "rollout_begun",
+    "rollout_stopped",
+    "rollout_finished",
+    "rolled_back",
+)
 LOOK_EVERY = 30.0
 _AGAIN = {
     "node_new": 3600.0,

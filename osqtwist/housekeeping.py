@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import ClassVar
 
 import attrs
 from twisted.application.service import Service
@@ -50,8 +51,10 @@ async def sizes_of(stores: IStores) -> list[tuple[LogServer, BufferSize]]:
 
 
 @attrs.define(eq=False)
-class _Rounds(Service):
+class Rounds(Service):
     """Does something every few seconds, whatever comes of it."""
+
+    interval: ClassVar[float] = INTERVAL
 
     clock: IReactorTime
     stores: IStores
@@ -63,7 +66,7 @@ class _Rounds(Service):
         super().startService()
         self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._round()))
         self._loop.clock = self.clock
-        self._loop.start(INTERVAL, now=False)
+        self._loop.start(self.interval, now=False)
 
     def stopService(self) -> None:
         """End."""
@@ -85,7 +88,7 @@ class _Rounds(Service):
 
 
 @attrs.define(eq=False)
-class BufferWatch(_Rounds):
+class BufferWatch(Rounds):
     """
     Tells the admission how full the log buffer is; in every process that takes logs.
 
@@ -104,7 +107,7 @@ class BufferWatch(_Rounds):
 
 
 @attrs.define(eq=False)
-class LogKeeping(_Rounds):
+class LogKeeping(Rounds):
     """
     Trims, and warns of sinks that fall behind; once for each server.
 

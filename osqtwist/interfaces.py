@@ -246,7 +246,8 @@ class ISignals(Interface):
     Topics in use: ``queries`` (payload: query id; it was added, approved or cancelled), ``results`` (payload: query
     id), ``nodes`` (payload: node id; its record or a revocation changed), ``clones``, ``denials`` (what is kept of them
     changed), ``secrets`` (what operators handed out changed), ``logs`` (a batch was appended), ``sinks`` (payload:
-    sink; it was paused, resumed, rewound or forgotten), ``ease`` (the level of load changed).
+    sink; it was paused, resumed, rewound or forgotten), ``ease`` (the level of load changed), ``rollouts`` (which
+    version of the configuration nodes get changed).
     """
 
     async def publish(topic: str, payload: str = "") -> None:
@@ -323,6 +324,7 @@ class IStores(Interface):
     secrets = Attribute("an osqtwist.enrollinterfaces.ISecretStore")
     pending = Attribute("an osqtwist.enrollinterfaces.IPendingStore")
     operators = Attribute("an osqtwist.operatorinterfaces.IOperatorStore")
+    rollouts = Attribute("an osqtwist.rolloutinterfaces.IRolloutStore")
     signals = Attribute("an ISignals")
 
     async def ready() -> None:

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from osqtwist.alertrule import BadAlertRule, read_rules
 from osqtwist.announcement import SAMPLE_CONFIG, announce, node_files
 from osqtwist.assembly import Parts, assemble, node_site
-from osqtwist.configuration import ConfigFolder
+from osqtwist.configfolder import ConfigFolder
 from osqtwist.delivering import Instructions, child_words, delivery_service
 from osqtwist.enrollsecret import EnrollSecrets, parse_enroll_secrets
 from osqtwist.figures import SummedFigures
@@ -42,6 +42,8 @@ from osqtwist.operating import OperatorsPort, admin_api, listen_on_socket
 from osqtwist.pki import DevelopmentPKI, UnusablePKI, development_pki
 from osqtwist.ports import BoundPort, UnusablePort, bind_all
 from osqtwist.reloading import HangUp, SecretsFile
+from osqtwist.rolloutfollowing import RolloutFollower
+from osqtwist.rolloutkeeping import RolloutKeeping
 from osqtwist.server import Server, StartFailed
 from osqtwist.settings import BadSetting, Settings
 from osqtwist.sinkinterfaces import BadSinkSetting
@@ -158,9 +160,13 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
         front=front,
         stores=node_side.stores,
         embedded=embedded,
+        prepare=[node_side.follower.begin],
         services=[
             *node_side.watches,
             HangUp(reactor, node_side.reloads),
+            RolloutKeeping(
+                reactor, node_side.stores, node_side.configuration, node_side.parts.rollouts, socket.gethostname()
+            ),
             LogKeeping(reactor, node_side.stores, sinks, settings.log_retention_hours * 3600, node_side.parts.report),
             *node_side.parts.services,
             *_delivery_child(reactor, settings, redis_url),
@@ -184,6 +190,7 @@ class NodeSide:
     """
     What every process has that serves nodes.
 
+    :ivar follower: has the configuration follow roll-outs; it must begin before nodes are served.
     :ivar watches: what looks for changed files and for garbage, :attr:`reloads` what reads them again at once.
     """
 
@@ -191,6 +198,7 @@ class NodeSide:
     parts: Parts
     tls: ReloadingServerTLS
     configuration: ConfigFolder
+    follower: RolloutFollower
     watches: list[IService]
     reloads: list[Callable[[], object]]
 
@@ -234,13 +242,14 @@ class NodeSide:
             metrics,
             process=f"{socket.gethostname()}/{os.getpid()}" if serves_nodes else "",
         )
-        watches: list[IService] = [folder, CredentialWatch(reactor, tls), RareCollections(reactor)]
+        follower = RolloutFollower(reactor, stores, folder, parts.api.canaries, metrics)
+        watches: list[IService] = [folder, follower, CredentialWatch(reactor, tls), RareCollections(reactor)]
         reloads: list[Callable[[], object]] = [lambda: tls.reload("SIGHUP"), folder.reload]
         if secret_path:
             secrets_file = SecretsFile(reactor, secret_path, secrets)
             watches.append(secrets_file)
             reloads.append(secrets_file.reload)
-        return cls(stores, parts, tls, folder, watches, reloads)
+        return cls(stores, parts, tls, folder, follower, watches, reloads)
 
     def front(self, reactor: Any, settings: Settings, ports: list[BoundPort]) -> NodePorts:
         """Serve nodes on these ports, in this process."""

@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from osqtwist.admission import Admission
 from osqtwist.authentication import Caller
+from osqtwist.canarywatch import CanaryWatch
 from osqtwist.logbatch import LogBatch
 from osqtwist.loginterfaces import ILogBuffer
 from osqtwist.metrics import Metrics
@@ -23,6 +24,7 @@ class LogIntake:
 
     :ivar max_line_bytes: longer lines go to the dead letters; osquery's own limit is 1 MiB.
     :ivar findings: looks for the results of tag queries.
+    :ivar canaries: looks for what is wrong while a new version of the configuration is tried.
     """
 
     clock: IReactorTime
@@ -31,6 +33,7 @@ class LogIntake:
     metrics: Metrics
     max_line_bytes: int
     findings: TagFindings
+    canaries: CanaryWatch
 
     async def accept(self, caller: Caller, facts: NodeFacts, request: LogRequest, address: str) -> int:
         """
@@ -58,6 +61,8 @@ class LogIntake:
         finally:
             self.admission.leave(size)
         await self.findings.take(facts, batch.data, request.data)
+        if self.canaries.run and request.log_type == "status":
+            self.canaries.look(facts, request.data)
         if appended.is_duplicate or batch.lines < post.lines:
             self.metrics.log_batches_repeated.inc()
         if appended.is_duplicate:

@@ -62,6 +62,23 @@ class Metrics:
             "osqtwist_config_reloads", "Readings of the config folder, by result.", ["result"], registry=registry
         )
         self.certificates = CertificateMetrics(registry)
+        self.rollout_percent = Gauge(
+            "osqtwist_rollout_percent",
+            "Share of nodes that the version of the configuration that is tried is for, 0 if none is.",
+            registry=registry,
+        )
+        self.rollout_nodes = Gauge(
+            "osqtwist_rollout_nodes",
+            "Canaries of the roll-out under way: all that got the version, and those in trouble.",
+            ["state"],
+            registry=registry,
+        )
+        self.rollout_changes = Counter(
+            "osqtwist_rollout_changes",
+            "Changes of which version of the configuration nodes get, as this process made them.",
+            ["what"],
+            registry=registry,
+        )
         self.log_lines = Counter("osqtwist_log_lines", "Log lines stored, by type.", ["log_type"], registry=registry)
         self.log_lines_dead = Counter(
             "osqtwist_log_lines_dead", "Log lines put into the dead-letter stream.", registry=registry

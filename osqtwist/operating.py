@@ -49,6 +49,7 @@ from osqtwist.web.operations import Operation
 from osqtwist.web.pending import PendingOperations
 from osqtwist.web.repeats import Repeats
 from osqtwist.web.request import PlainRequest
+from osqtwist.web.rollouts import RolloutOperations
 from osqtwist.web.secrets import SecretOperations
 from osqtwist.web.service import ServiceOperations
 from osqtwist.web.sinks import SinkOperations
@@ -100,6 +101,7 @@ def admin_api(
         ResultOperations(LiveResults(reactor, stores)),
         LogOperations(LogView(reactor, stores)),
         SinkOperations(sinks),
+        RolloutOperations(parts.rollouts),
         WorkerOperations(crew),
         CarveOperations(api.carves),
         AlertOperations(reactor, stores, {rule.name: rule for rule in alert_rules}),

@@ -40,6 +40,7 @@ class Server(Service):
     """
     Everything that runs, in order.
 
+    :ivar prepare: has to be done once the store is ready, before anything is served.
     :ivar services: started in this order once the store is ready, stopped in the reverse.
     :ivar first_looks: what must be known before nodes are served: who is refused.
     :ivar listen_admin: opens what operators come in by, if anything.
@@ -56,6 +57,7 @@ class Server(Service):
     on_ready: Callable[[], None]
     on_failure: Callable[[str], None]
     expected_failures: tuple[type[Exception], ...]
+    prepare: Sequence[Callable[[], Awaitable[object]]] = ()
     listen_admin: Sequence[Callable[[], Awaitable[IListeningPort]]] = ()
     first_looks: Sequence[Callable[[], Awaitable[None]]] = ()
     lock: IO[str] | None = None
@@ -81,6 +83,8 @@ class Server(Service):
             if self.embedded:
                 await self.embedded.start()
             await self.stores.ready()
+            for work in self.prepare:
+                await work()
             for service in self.services:
                 service.startService()
                 self._running.append(service)

@@ -18,12 +18,12 @@ class TagFindings:
     """
     Gives nodes the tags whose queries have rows, and takes away those whose have none.
 
-    :ivar tagging: answers with the tag queries in force.
+    :ivar tagging: answers with the tag queries in force for a node.
     """
 
     nodes: INodeStore
     signals: ISignals
-    tagging: Callable[[], Tagging]
+    tagging: Callable[[NodeFacts], Tagging]
     _log: Logger = Logger()
 
     async def take(self, facts: NodeFacts, data: bytes, lines: Sequence[msgspec.Raw]) -> None:
@@ -34,7 +34,7 @@ class TagFindings:
 
         :param data: all lines as one.
         """
-        findings = self.tagging().findings(data, lines)
+        findings = self.tagging(facts).findings(data, lines)
         added = [tag for tag, has_rows in findings.items() if has_rows and tag not in facts.found_tags]
         removed = [tag for tag, has_rows in findings.items() if not has_rows and tag in facts.found_tags]
         if not added and not removed:

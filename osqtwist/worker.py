@@ -68,6 +68,7 @@ def main() -> None:
         front=node_side.front(loop, settings, ports),
         stores=node_side.stores,
         embedded=None,
+        prepare=[node_side.follower.begin],
         services=[Reports(loop, pipe, metrics), *node_side.watches, *node_side.parts.services],
         first_looks=node_side.parts.first_looks,
         on_ready=pipe.ready,

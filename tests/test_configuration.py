@@ -17,7 +17,8 @@ from twisted.internet.task import Clock
 from osqtwist import configuration as configuration_module
 from osqtwist.announcement import SAMPLE_CONFIG
 from osqtwist.confcheck import check, check_size
-from osqtwist.configuration import ConfigFolder, NodeConfiguration, StaticConfiguration, check_folder, read_folder
+from osqtwist.configfolder import ConfigFolder, check_folder, read_folder
+from osqtwist.configuration import NodeConfiguration, StaticConfiguration
 from osqtwist.documents import without_comments
 from osqtwist.layers import BadConfiguration, merge, parse_layer, parse_text, render
 from osqtwist.targeting import NodeFacts

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from osqtwist.cli import importing as command
 from osqtwist.cli.main import main
-from osqtwist.configuration import NodeConfiguration, check_folder, read_folder
+from osqtwist.configfolder import check_folder, read_folder
+from osqtwist.configuration import NodeConfiguration
 from osqtwist.importing import READERS, draft_of
 from osqtwist.importing.draft import Draft, as_yaml
 from osqtwist.importing.sources import SourceFile, Sources

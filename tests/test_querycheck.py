@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from osqtwist.announcement import SAMPLE_CONFIG
-from osqtwist.configuration import check_folder, read_folder
+from osqtwist.configfolder import check_folder, read_folder
 from osqtwist.layers import Layer
 from osqtwist.querycheck import check_queries
 from osqtwist.targeting import Target

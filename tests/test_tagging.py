@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from osqtwist.configuration import ConfigFolder, check_folder, read_folder
+from osqtwist.configfolder import ConfigFolder, check_folder, read_folder
 from osqtwist.layers import BadConfiguration
 from osqtwist.node import CertificateRecord, Node
 from osqtwist.tagging import QUERY_PREFIX, Tagging, parse_tagging

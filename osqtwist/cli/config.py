@@ -28,7 +28,7 @@ def config() -> None:
 @click.pass_obj
 def config_check(operator: Operator, folder: Path) -> None:
     """Check a folder of configuration layers and the SQL in them, without a server."""
-    from osqtwist.configuration import check_folder  # noqa: PLC0415 - only this sub-command needs it
+    from osqtwist.configfolder import check_folder  # noqa: PLC0415 - only this sub-command needs it
 
     problems = check_folder(folder)
     if operator.as_json:
@@ -56,6 +56,9 @@ def config_show(operator: Operator, name: str, why: bool) -> None:
     if operator.as_json:
         operator.json(found["why"] if why else found)
         return
+    if version := found["why"].get("version"):
+        role = " (a canary)" if version["canary"] else ""
+        _tell(f"version {version['version']}{role}: {version['because']}", why)
     for each in found["why"]["layers"]:
         sign = "applies" if each["applies"] else "not"
         _tell(f"{each['layer']}: {sign}: {'; '.join(each['because'])}", why)
@@ -80,7 +83,7 @@ def config_diff(operator: Operator, before: Path, after: Path, node: str) -> Non
     The exit status is 0 if they are the same, 1 if they differ, 2 if one of them cannot be read.
     """
     from osqtwist.confdiff import Folder, compare_folders, words  # noqa: PLC0415 - only this sub-command needs it
-    from osqtwist.configuration import read_folder, read_tagging  # noqa: PLC0415
+    from osqtwist.configfolder import read_folder, read_tagging  # noqa: PLC0415
     from osqtwist.layers import BadConfiguration  # noqa: PLC0415
 
     folders = []

@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 from osqtwist.cli.console import REFUSED, Operator, plain
-from osqtwist.configuration import check_folder
+from osqtwist.configfolder import check_folder
 from osqtwist.importing import draft_of
 from osqtwist.importing.sources import ENDINGS, MAX_BYTES, MAX_FILE_BYTES, MAX_FILES, SourceFile, Sources
 from osqtwist.layers import Problem

@@ -21,6 +21,7 @@ from osqtwist.cli.pending import node
 from osqtwist.cli.pki import pki
 from osqtwist.cli.programs import flags, reference, simulate
 from osqtwist.cli.query import query
+from osqtwist.cli.rollout import rollout
 from osqtwist.cli.secrets import secret
 from osqtwist.cli.sinks import sink
 from osqtwist.cli.tokens import token, whoami
@@ -89,6 +90,7 @@ _COMMANDS = (
     token,
     whoami,
     config,
+    rollout,
     pki,
     flags,
     simulate,

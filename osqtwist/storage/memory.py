@@ -31,6 +31,7 @@ from osqtwist.storage.memory_logs import MemoryLogBuffer, MemorySinkQueues
 from osqtwist.storage.memory_nodes import MemoryNodeStore
 from osqtwist.storage.memory_operators import MemoryOperatorStore
 from osqtwist.storage.memory_queries import MemoryQueryStore
+from osqtwist.storage.memory_rollouts import MemoryRolloutStore
 
 
 @implementer(ICarveStore)
@@ -145,6 +146,7 @@ class MemoryStores:
         self.clones = MemoryCloneStore()
         self.denials = MemoryDenialStore()
         self.audit = MemoryAuditStore()
+        self.rollouts = MemoryRolloutStore()
         self.secrets = MemorySecretStore()
         self.pending = MemoryPendingStore()
         self.operators = MemoryOperatorStore(clock)

@@ -24,6 +24,7 @@ from osqtwist.storage.redis_logs import RedisLogBuffer
 from osqtwist.storage.redis_nodes import RedisNodeStore
 from osqtwist.storage.redis_operators import RedisOperatorStore
 from osqtwist.storage.redis_queries import RedisQueryStore
+from osqtwist.storage.redis_rollouts import RedisRolloutStore
 from osqtwist.storage.redis_signals import RedisSignals
 from osqtwist.storage.redis_sinks import RedisSinkQueues
 from osqtwist.storage.redis_url import RedisPlace, endpoint_to
@@ -74,6 +75,7 @@ class RedisStores:
         self.clones = RedisCloneStore(self._redis, f"{prefix}clones")
         self.denials = RedisDenialStore(self._redis, f"{prefix}denials")
         self.audit = RedisAuditStore(self._redis, f"{prefix}audit")
+        self.rollouts = RedisRolloutStore(self._redis, prefix)
         self.secrets = RedisSecretStore(self._redis, prefix)
         self.pending = RedisPendingStore(self._redis, prefix)
         self.operators = RedisOperatorStore(self._redis, prefix)

@@ -32,6 +32,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from osqtwist import wire
 from osqtwist.authentication import Authentication, Caller, NodeInvalid
+from osqtwist.canarywatch import CanaryWatch
 from osqtwist.carves import Carves
 from osqtwist.certificatechecks import CertificateChecks, CertificateRefused
 from osqtwist.clones import Clones
@@ -79,6 +80,7 @@ class NodeAPI:
     watch: CloneWatch
     directory: Directory
     configuration: NodeConfiguration
+    canaries: CanaryWatch
     distributed: Distributed
     logs: LogIntake
     carves: Carves
@@ -133,6 +135,8 @@ class NodeAPI:
         self.metrics.configs.labels(etag="none" if etag is None else "ok" if answer.is_unchanged else "new").inc()
         state: ConfigState = "unconfirmed" if etag is None else "confirmed" if answer.is_unchanged else "sent"
         self.directory.served(caller.node_id, answer.etag, state)
+        if answer.run:
+            self.canaries.served(caller.node_id)
         if len(answer.body) >= _GZIP_FROM_BYTES and "gzip" in visit.header(b"Accept-Encoding"):
             visit.request.responseHeaders.setRawHeaders(b"Content-Encoding", [b"gzip"])
             return answer.gzipped()

@@ -14,6 +14,7 @@ from osqtwist.livequery import BadQuery
 from osqtwist.nodechanges import BadChange
 from osqtwist.operator import NotAllowed, NotKnown
 from osqtwist.query import NotWaiting, OwnQuery
+from osqtwist.rollout import BadRollout
 from osqtwist.secretbook import BadSecret
 from osqtwist.targeting import BadTarget
 from osqtwist.web.repeats import KeyReused, StillUnderWay
@@ -56,6 +57,7 @@ _CODES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (NotWaiting, HTTPStatus.CONFLICT),
     (NotReplaced, HTTPStatus.CONFLICT),
     (BadChange, HTTPStatus.CONFLICT),
+    (BadRollout, HTTPStatus.CONFLICT),
     (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (StoreFull, HTTPStatus.SERVICE_UNAVAILABLE),
 )
