@@ -278,6 +278,12 @@ class IAuditStore(Interface):
     async def length() -> int:
         """How many there are."""
 
+    async def streamed() -> int:
+        """The number of the newest entry that was made a log line, 0 if none was."""
+
+    async def advance(before: int, now: int) -> bool:
+        """Have :meth:`streamed` say ``now`` if it says ``before``; false, and nothing, if it does not."""
+
 
 LOAD_IS_OLD = 45.0
 """Seconds after which what a process said of its load counts no more."""

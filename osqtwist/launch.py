@@ -25,6 +25,7 @@ from twisted.logger import Logger
 from osqtwist.alertrule import BadAlertRule, read_rules
 from osqtwist.announcement import SAMPLE_CONFIG, announce, node_files
 from osqtwist.assembly import Parts, assemble, node_site
+from osqtwist.auditstream import AuditStream
 from osqtwist.configfolder import ConfigFolder
 from osqtwist.delivering import Instructions, child_words, delivery_service
 from osqtwist.enrollsecret import EnrollSecrets, parse_enroll_secrets
@@ -167,6 +168,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
             RolloutKeeping(
                 reactor, node_side.stores, node_side.configuration, node_side.parts.rollouts, socket.gethostname()
             ),
+            *([AuditStream(reactor, node_side.stores)] if settings.sink else []),
             LogKeeping(reactor, node_side.stores, sinks, settings.log_retention_hours * 3600, node_side.parts.report),
             *node_side.parts.services,
             *_delivery_child(reactor, settings, redis_url),

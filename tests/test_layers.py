@@ -83,6 +83,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "admission",
             "alerting",
             "approval",
+            "auditstream",
             "audittrail",
             "authentication",
             "canarycounts",

@@ -115,6 +115,7 @@ class MemoryAuditStore:
     """Entries in a list."""
 
     _entries: list[AuditEntry] = attrs.field(factory=list, init=False)
+    _streamed: int = attrs.field(default=0, init=False)
 
     async def append(self, entry: AuditEntry) -> AuditEntry:
         """See :class:`osqtwist.interfaces.IAuditStore`."""
@@ -130,6 +131,16 @@ class MemoryAuditStore:
     async def length(self) -> int:
         """See :class:`osqtwist.interfaces.IAuditStore`."""
         return len(self._entries)
+
+    async def streamed(self) -> int:
+        """See :class:`osqtwist.interfaces.IAuditStore`."""
+        return self._streamed
+
+    async def advance(self, before: int, now: int) -> bool:
+        """See :class:`osqtwist.interfaces.IAuditStore`."""
+        if is_next := self._streamed == before:
+            self._streamed = now
+        return is_next
 
 
 @implementer(IStores)

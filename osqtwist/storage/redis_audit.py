@@ -3,6 +3,7 @@ The audit trail in Redis.
 
 =====================  =======  =======================================================================
 ``audit``              list     entries, the oldest first: some 500 bytes each, kept for ever
+``audit:streamed``     string   number of the newest entry that was made a log line
 =====================  =======  =======================================================================
 """
 
@@ -23,6 +24,14 @@ _APPEND = Script(
     if redis.call('LLEN', KEYS[1]) ~= tonumber(ARGV[1]) then return {redis.call('LLEN', KEYS[1]), last} end
     redis.call('RPUSH', KEYS[1], ARGV[2])
     return {-1, ''}
+    """
+)
+
+_ADVANCE = Script(
+    """
+    if (redis.call('GET', KEYS[1]) or '0') ~= ARGV[1] then return 0 end
+    redis.call('SET', KEYS[1], ARGV[2])
+    return 1
     """
 )
 
@@ -57,3 +66,11 @@ class RedisAuditStore:
     async def length(self) -> int:
         """One command."""
         return int(await self._redis.execute("LLEN", self._key))
+
+    async def streamed(self) -> int:
+        """One command."""
+        return int(await self._redis.execute("GET", f"{self._key}:streamed") or 0)
+
+    async def advance(self, before: int, now: int) -> bool:
+        """One script call."""
+        return bool(await self._redis.run(_ADVANCE, [f"{self._key}:streamed"], [before, now]))
