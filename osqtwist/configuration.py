@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from osqtwist.explaining import explain_layers, origin_of, sources
+from osqtwist.layerchoice import LayerChoice
 from osqtwist.layers import Layer, merge, render
 from osqtwist.node import Node
 from osqtwist.rolloutplan import Plan
@@ -85,6 +86,7 @@ class NodeConfiguration:
         """Serve other layers from now on."""
         self.tagging = tagging
         self._layers = (*layers, *tagging.layers())
+        self._choice = LayerChoice(self._layers)
         self._rendered: dict[tuple[int, ...], _Rendered] = {}
 
     def ease(self, options: Mapping[str, Any]) -> None:
@@ -123,7 +125,7 @@ class NodeConfiguration:
         :param etag: what the node has, ``""`` if it has nothing, ``None`` if its osquery does not know of etags:
             then the answer has none either.
         """
-        chosen = tuple(number for number, layer in enumerate(self._layers) if layer.is_for(facts))
+        chosen = self._choice.chosen(facts)
         rendered = self._rendered.get(chosen)
         if rendered is None:
             if len(self._rendered) >= _MAX_RENDERED:

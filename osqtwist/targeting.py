@@ -11,12 +11,13 @@ import fnmatch
 import functools
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 import attrs
 import msgspec
 
 from osqtwist.expression import BadExpression, Expression, Vocabulary, parse
+from osqtwist.verdict import verdict
 
 _SHARES = 10_000
 _WILD = re.compile(r"[*?\[]")
@@ -62,6 +63,19 @@ class NodeFacts:
         return self if self.tags == self.firm_tags else attrs.evolve(self, tags=self.firm_tags)
 
     @property
+    def kind(self) -> Hashable:
+        """What the node shares with many others: nodes with the same kind have the same :meth:`Target.verdict`."""
+        return (
+            self.tags,
+            self.firm_tags,
+            self.platforms,
+            self.osquery_version,
+            self.issuer,
+            self.secret,
+            bool(self.identity),
+        )
+
+    @property
     def names(self) -> tuple[str, str, str]:
         """What :attr:`Target.nodes` looks at."""
         return self.node_id, self.name, self.host_identifier
@@ -98,6 +112,10 @@ _FIELDS = {
     "issuer": "issuer",
     "secret": "secret",
 }
+
+
+_OF_THE_KIND = frozenset({"tag", "platform", "version", "issuer", "secret", "proof"})
+"""The keys whose values :attr:`NodeFacts.kind` has."""
 
 
 class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -138,6 +156,15 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         if self.where and not parsed(self.where).matches(facts.values):
             return False
         return self.percent >= 100 or share_of(facts.node_id, self.salt) < self.percent
+
+    def verdict(self, facts: NodeFacts) -> bool | None:
+        """Whether every node of this :attr:`NodeFacts.kind` is meant, or none; ``None`` if that depends on the node."""
+        if self.tags and facts.tags.isdisjoint(self.tags):
+            return False
+        if self.platforms and facts.platforms.isdisjoint(p.lower() for p in self.platforms):
+            return False
+        said = verdict(parsed(self.where), facts.values, _OF_THE_KIND) if self.where else True
+        return None if said and (self.nodes or self.percent < 100) else said
 
     @property
     def plain_names(self) -> frozenset[str]:
