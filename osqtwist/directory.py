@@ -133,7 +133,7 @@ class Directory(Service):
                 self._known[caller.node_id] = known
             return known.facts
         node = await self._nodes.get(caller.node_id)
-        updated = _with_certificate(node, caller)
+        updated = _with_certificate(node, caller, self._clock.seconds())
         if node is None and self._approve:
             await self._approve(updated, address)
         if updated is not node:
@@ -258,10 +258,10 @@ class Directory(Service):
             self._next_look = self._clock.callLater(wait, lambda: Deferred.fromCoroutine(self.refresh_revocations()))
 
 
-def _with_certificate(node: Node | None, caller: Caller) -> Node:
+def _with_certificate(node: Node | None, caller: Caller, now: float) -> Node:
     if caller.certificate is None:
         return node or Node(node_id=caller.node_id, name=caller.name or caller.node_id, proof="secret")
-    record = certificate_record(caller.certificate)
+    record = certificate_record(caller.certificate, now)
     if node is None:
         return Node(
             node_id=caller.node_id,

@@ -66,7 +66,7 @@ class Enrollment:
                 node_id=node_id_for_certificate(certificate.value),
                 name=certificate.value,
                 proof="certificate",
-                certificate=certificate_record(certificate),
+                certificate=certificate_record(certificate, self.clock.seconds()),
                 **self._own_word(request),
             )
         elif request.host_identifier:
@@ -130,8 +130,8 @@ class Enrollment:
         }
 
 
-def certificate_record(certificate: CertificateIdentity) -> CertificateRecord:
-    """What the store keeps of a certificate."""
+def certificate_record(certificate: CertificateIdentity, now: float) -> CertificateRecord:
+    """What the store keeps of a certificate that is shown now."""
     return CertificateRecord(
         identity=certificate.value,
         issuer=certificate.issuer,
@@ -140,4 +140,5 @@ def certificate_record(certificate: CertificateIdentity) -> CertificateRecord:
         not_after=certificate.not_after,
         key_type=certificate.key_type,
         tags=certificate.tags,
+        shown_at=now,
     )

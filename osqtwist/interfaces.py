@@ -115,6 +115,15 @@ class INodeStore(Interface):
     async def count_expiring(start: float, end: float) -> int:
         """How many such nodes there are."""
 
+    async def issuers() -> dict[str, int]:
+        """How many nodes' newest certificate is of each issuer."""
+
+    async def renewed(start: float, count: int) -> list[str]:
+        """Ids of nodes that came with another certificate at ``start`` or later, the last to come first."""
+
+    async def count_renewed(start: float) -> int:
+        """How many such nodes there are."""
+
     async def find(text: str, limit: int) -> list[Node]:
         """Nodes whose id, name or host identifier is exactly ``text``, without looking at every node."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from osqtwist import __version__
+from osqtwist.certificateradar import CertificateRadar
 from osqtwist.clones import Clones
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.directory import Directory
@@ -19,14 +19,13 @@ from osqtwist.figures import SummedFigures
 from osqtwist.interfaces import IStores, NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.metrics import Metrics
 from osqtwist.node import TAG_PATTERN, Node, Revocation, Sighting
-from osqtwist.noderow import DAY, ONLINE_WITHIN, node_row
+from osqtwist.noderow import ONLINE_WITHIN, node_row
 from osqtwist.targeting import NodeFacts, Target
 
 LOOKED_THROUGH = 5000
 """Nodes that one page of a search may look at."""
 
 MOST_GIVEN_TAGS = 100
-_EXPIRY_CLASSES = (("expired", -math.inf, 0), ("7 days", 0, 7), ("30 days", 7, 30), ("later", 30, math.inf))
 
 _PAGE = 500
 _NAMESAKES = 100
@@ -51,7 +50,12 @@ class Inventory:
     clones: Clones
     figures: SummedFigures
     metrics: Metrics
+    certificates: CertificateRadar = attrs.field(init=False)
     started_at: float = attrs.field(factory=time.time)
+
+    @certificates.default
+    def _(self) -> CertificateRadar:
+        return CertificateRadar(self.clock, self.stores.nodes, self.metrics)
 
     async def ping(self) -> None:
         """Fire if the store answers."""
@@ -66,9 +70,7 @@ class Inventory:
             metrics.nodes_online.set(await self.stores.nodes.count_since(now - ONLINE_WITHIN))
             metrics.nodes_known.set(await self.stores.nodes.count_since(0))
             metrics.nodes_pending.set(await self.stores.pending.count())
-            for word, start, end in _EXPIRY_CLASSES:
-                count = await self.stores.nodes.count_expiring(now + start * DAY, now + end * DAY)
-                metrics.node_certificates.labels(ends=word).set(count)
+            await self.certificates.update_metrics()
             for (rule, outcome), count in (await self.stores.alerts.counts()).items():
                 metrics.alerts.labels(rule=rule, outcome=outcome).set(count)
         except (StoreUnavailable, StoreFull):
@@ -141,27 +143,6 @@ class Inventory:
             if len(node_ids) < wanted:
                 return {"nodes": found, "next_offset": None}
         return {"nodes": found, "next_offset": offset}
-
-    async def certificates(self, within_days: float, limit: int) -> list[dict[str, Any]]:
-        """Nodes whose newest certificate has ended, or ends within so many days: the first to end first."""
-        now = self.clock.seconds()
-        node_ids = await self.stores.nodes.expiring(0.0, now + within_days * DAY, limit)
-        nodes = await self.stores.nodes.get_many(node_ids)
-        sightings = await self.stores.nodes.sightings(node_ids)
-        return [
-            {
-                "node": node_id,
-                "name": node.name,
-                "issuer": node.certificate.issuer,
-                "serial": node.certificate.serial,
-                "key_type": node.certificate.key_type,
-                "not_after": node.certificate.not_after,
-                "days": round((node.certificate.not_after - now) / DAY, 1),
-                "seen_at": sightings[node_id].seen_at if node_id in sightings else None,
-            }
-            for node_id in node_ids
-            if (node := nodes.get(node_id)) and node.certificate
-        ]
 
     async def node(self, name: str) -> dict[str, Any]:
         """One node, with everything known of it."""

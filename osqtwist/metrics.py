@@ -195,6 +195,15 @@ class Metrics:
             ["ends"],
             registry=registry,
         )
+        self.node_issuers = Gauge(
+            "osqtwist_node_issuers",
+            "Nodes by the issuer of their newest certificate; beyond the 20 of most nodes, other.",
+            ["issuer"],
+            registry=registry,
+        )
+        self.nodes_renewed = Gauge(
+            "osqtwist_nodes_renewed", "Nodes that came with another certificate in the last 7 days.", registry=registry
+        )
         self.nodes_online = Gauge("osqtwist_nodes_online", "Nodes seen in the last minute.", registry=registry)
         self.nodes_known = Gauge("osqtwist_nodes", "Nodes ever seen and not forgotten.", registry=registry)
         self.nodes_pending = Gauge(

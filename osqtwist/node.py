@@ -31,8 +31,21 @@ HostDetails = dict[str, dict[str, str]]
 """The first rows of os_version, osquery_info, system_info and platform_info; a table without a row is absent."""
 
 
+class FormerCertificate(msgspec.Struct, frozen=True):
+    """A certificate that a node shows no more."""
+
+    issuer: str
+    serial: str
+    not_after: float
+
+
 class CertificateRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The certificate a node last showed: enough to find it again and to see it expire."""
+    """
+    The certificate a node last showed: enough to find it again and to see it expire.
+
+    :ivar shown_at: Unix time at which it was new here; the store keeps it, and ``before``, as long as this is the one.
+    :ivar before: the one it came in place of, if there was one.
+    """
 
     identity: str
     issuer: str
@@ -41,6 +54,8 @@ class CertificateRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     not_after: float
     key_type: str
     tags: tuple[str, ...] = ()
+    shown_at: float = 0.0
+    before: FormerCertificate | None = None
 
 
 class FormerNode(msgspec.Struct, frozen=True, omit_defaults=True):

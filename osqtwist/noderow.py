@@ -57,7 +57,7 @@ def certificate_row(node: Node, now: float) -> dict[str, Any] | None:
     if node.certificate is None:
         return None
     days = round((node.certificate.not_after - now) / DAY, 1)
-    row: dict[str, Any] = msgspec.to_builtins(node.certificate)
+    row: dict[str, Any] = {"before": None} | msgspec.to_builtins(node.certificate)
     return row | {"tags": list(node.certificate.tags), "days": days}
 
 

@@ -116,7 +116,7 @@ class _Said:
 
     def of(self, transport: Any) -> CertificateIdentity | None:
         name = self.server.certificate
-        return None if name is None else certificate_for(name)
+        return None if name is None else certificate_for(name, self.server.fingerprint)
 
     def chain_of(self, transport: Any) -> list[Any]:
         return self.server.chain
@@ -156,6 +156,7 @@ class InMemoryServer:
         self.reactor = ClockReactor()
         self.settings = Settings(**settings)
         self.certificate: str | None = None
+        self.fingerprint = ""
         self.chain: list[Any] = []
         self.operator: Actor | None = Actor("tester", Role.ADMIN, "socket")
         self.stores = MemoryStores(self.reactor, Budgets(live=1_000_000))

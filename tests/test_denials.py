@@ -15,7 +15,7 @@ from osqtwist.denials import KEPT_AFTER
 from osqtwist.identity import CertificateIdentity
 from osqtwist.operator import Actor, Role
 from osqtwist.storage import memory_denials
-from tests.harness import InMemoryServer, certificate_for, result_of
+from tests.harness import InMemoryServer, result_of
 
 NOW = 1_790_000_000.0
 FINGERPRINT = "ab" * 32
@@ -180,11 +180,9 @@ def test_a_key_is_no_way_round(server: InMemoryServer) -> None:
         ("identity", "NODE-*", {}),
     ],
 )
-def test_every_kind_of_denial_is_in_force(
-    server: InMemoryServer, kind: str, value: str, more: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_kind_of_denial_is_in_force(server: InMemoryServer, kind: str, value: str, more: Any) -> None:
     """At once, and no more when it is removed."""
-    monkeypatch.setattr("tests.harness.certificate_for", lambda name: certificate_for(name, "66" * 32))
+    server.fingerprint = "66" * 32
     server.certificate = "node-1"
     row = deny(server, kind, value, **more)
     assert server.ask("/config", {"node_key": ""})[0] == 403

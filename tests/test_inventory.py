@@ -66,6 +66,29 @@ def test_a_certificate_is_shown_wherever_the_node_is(server: InMemoryServer) -> 
         assert found["addresses"] == [{"address": found["address"], "at": START}]
 
 
+def test_which_certificates_were_renewed_and_who_issued_them(server: InMemoryServer) -> None:
+    """The newest of a node counts, the one before it is said, and metrics have the sums."""
+    for number in range(3):
+        server.certificate = f"node-{number}"
+        server.ask("/config", {"node_key": ""})
+    server.turn(100)
+    server.certificate, server.fingerprint = "node-1", "another"
+    server.ask("/config", {"node_key": ""})
+    _, found = server.operate("/api/v1/certificates/renewed")
+    before = {"issuer": "CN=test CA", "serial": "1f", "not_after": START + 1e6}
+    assert [(each["name"], each["shown_at"], each["before"]) for each in found["certificates"]] == [
+        ("node-1", server.reactor.seconds(), before)
+    ]
+    assert server.operate("/api/v1/certificates/issuers")[1] == {"issuers": [{"issuer": "CN=test CA", "nodes": 3}]}
+    server.await_(server.inventory.update_metrics())
+    value = server.metrics.registry.get_sample_value
+    assert value("osqtwist_node_issuers", {"issuer": "CN=test CA"}) == 3
+    assert value("osqtwist_nodes_renewed") == 1
+    server.turn(86400)
+    assert server.operate("/api/v1/certificates/renewed?within=0")[1] == {"certificates": []}
+    assert len(server.operate("/api/v1/certificates?within=30")[1]["certificates"]) == 3
+
+
 def test_store_writes_for_requests_come_together(server: InMemoryServer) -> None:
     """However many requests there are: one write of sightings every two seconds."""
     keys = [server.enroll(f"h{number}") for number in range(5)]

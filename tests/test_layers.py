@@ -92,6 +92,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "canarywatch",
             "carves",
             "certificatechecks",
+            "certificateradar",
             "clones",
             "clonewatch",
             "configfolder",

@@ -31,7 +31,16 @@ from osqtwist.interfaces import (
 )
 from osqtwist.logbatch import LogBatch
 from osqtwist.loginterfaces import ILogBuffer, ISinkQueues
-from osqtwist.node import AddressSeen, CertificateRecord, ConfigServed, FormerNode, Node, Revocation, Sighting
+from osqtwist.node import (
+    AddressSeen,
+    CertificateRecord,
+    ConfigServed,
+    FormerCertificate,
+    FormerNode,
+    Node,
+    Revocation,
+    Sighting,
+)
 from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult
 from osqtwist.storage import memory_denials, redis_denials
 from osqtwist.storage.memory import MemoryStores
@@ -198,6 +207,38 @@ async def test_nodes_by_the_end_of_their_certificate(stores: Any) -> None:
     assert await stores.nodes.count_expiring(NOW + 1, NOW + 9) == 2
     await stores.nodes.forget(ids[0])
     assert await stores.nodes.count_expiring(-math.inf, math.inf) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_certificate_that_comes_in_place_of_another_is_noted(stores: Any) -> None:
+    """When, and what was before; another enrollment with the same one changes nothing; issuers are counted."""
+
+    def shown(fingerprint: str, issuer: str, at: float) -> CertificateRecord:
+        return CertificateRecord("i", issuer, f"serial of {fingerprint}", fingerprint, NOW + 9, "P-256", shown_at=at)
+
+    async def record(number: int, *words: Any) -> Node:
+        return await stores.nodes.record(a_node(number, certificate=shown(*words)))  # type: ignore[no-any-return]
+
+    assert (await record(1, "a", "CN=old", NOW)).certificate == shown("a", "CN=old", NOW)
+    assert (await record(1, "a", "CN=old", NOW + 1)).certificate == shown("a", "CN=old", NOW)
+    await record(2, "b", "CN=old", NOW)
+    await stores.nodes.record(a_node(3))
+    assert await stores.nodes.issuers() == {"CN=old": 2}
+    assert await stores.nodes.renewed(0.0, 9) == []
+    before = FormerCertificate("CN=old", "serial of a", NOW + 9)
+    renewed = msgspec.structs.replace(shown("c", "CN=new", NOW + 2), before=before)
+    assert (await record(1, "c", "CN=new", NOW + 2)).certificate == renewed
+    assert (await record(1, "c", "CN=new", NOW + 3)).certificate == renewed
+    assert (await stores.nodes.get(a_node(1).node_id)).certificate == renewed
+    await record(2, "d", "CN=new", NOW + 4)
+    assert await stores.nodes.issuers() == {"CN=new": 2}
+    assert await stores.nodes.renewed(NOW, 9) == [a_node(2).node_id, a_node(1).node_id]
+    assert await stores.nodes.renewed(NOW + 3, 9) == await stores.nodes.renewed(NOW, 1) == [a_node(2).node_id]
+    assert [await stores.nodes.count_renewed(NOW + seconds) for seconds in (0, 3, 5)] == [2, 1, 0]
+    await stores.nodes.forget(a_node(2).node_id)
+    await stores.nodes.record(a_node(1))
+    assert await stores.nodes.issuers() == {}
+    assert await stores.nodes.renewed(0.0, 9) == []
 
 
 @pytest_twisted.ensureDeferred

@@ -88,15 +88,28 @@ def node_restore(operator: Operator, name: str) -> None:
 
 
 @node.command("certificates")
-@click.option("--within", type=click.IntRange(0), default=30, show_default=True, help="Days.")
+@click.option("--within", type=click.IntRange(0), help="Days.  [default: 30; with --renewed 7]")
+@click.option("--renewed", is_flag=True, help="Those that came with another certificate within so many days instead.")
+@click.option("--issuers", is_flag=True, help="How many nodes' certificates are of which CA instead.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=200, show_default=True)
 @click.pass_obj
-def node_certificates(operator: Operator, within: int, limit: int) -> None:
+def node_certificates(operator: Operator, within: int | None, renewed: bool, issuers: bool, limit: int) -> None:
     """List nodes whose certificate ends soon or has ended, the first to end first."""
-    rows = operator.call(lambda client: client.get(*_API, "certificates", within=within, limit=limit))["certificates"]
+    if renewed and issuers:
+        raise click.UsageError("--renewed and --issuers do not go together")
+    if issuers:
+        found = operator.call(lambda client: client.get(*_API, "certificates", "issuers"))["issuers"]
+        operator.rows(found, {"nodes": "NODES", "issuer": "ISSUER"})
+        return
+    path = (*_API, "certificates", "renewed") if renewed else (*_API, "certificates")
+    query = {"limit": limit} if within is None else {"within": within, "limit": limit}
+    rows = operator.call(lambda client: client.get(*path, **query))["certificates"]
     if not operator.as_json:
         for each in rows:
-            each["not_after"], each["seen_at"] = moment(each["not_after"]), moment(each["seen_at"])
+            for key in ("not_after", "seen_at", "shown_at"):
+                each[key] = moment(each.get(key))
+            before = each["before"]
+            each["before"] = f"{before['issuer']}, to {moment(before['not_after'])}" if before else ""
     columns = {
         "node": "NODE",
         "name": "NAME",
@@ -107,6 +120,8 @@ def node_certificates(operator: Operator, within: int, limit: int) -> None:
         "issuer": "ISSUER",
         "serial": "SERIAL",
     }
+    if renewed:
+        columns |= {"shown_at": "SINCE", "before": "BEFORE"}
     operator.rows(rows, columns)
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 import msgspec
 from zope.interface import implementer
 
 from osqtwist.interfaces import INodeStore
-from osqtwist.node import MOST_ADDRESSES, AddressSeen, FormerNode, Node, Revocation, Sighting
+from osqtwist.node import (
+    MOST_ADDRESSES,
+    AddressSeen,
+    CertificateRecord,
+    FormerCertificate,
+    FormerNode,
+    Node,
+    Revocation,
+    Sighting,
+)
 
 
 @implementer(INodeStore)
@@ -26,7 +36,12 @@ class MemoryNodeStore:
         before = self._nodes.get(node.node_id)
         before = before or Node(node_id=node.node_id, name="", proof="secret")
         node = msgspec.structs.replace(
-            node, given_tags=before.given_tags, found_tags=before.found_tags, note=before.note, former=before.former
+            node,
+            certificate=_certificate_after(before.certificate, node.certificate),
+            given_tags=before.given_tags,
+            found_tags=before.found_tags,
+            note=before.note,
+            former=before.former,
         )
         self._nodes[node.node_id] = node
         return node
@@ -126,6 +141,24 @@ class MemoryNodeStore:
         """See :class:`osqtwist.interfaces.INodeStore`."""
         return len(await self.expiring(start, end, len(self._nodes)))
 
+    async def issuers(self) -> dict[str, int]:
+        """See :class:`osqtwist.interfaces.INodeStore`."""
+        return dict(Counter(node.certificate.issuer for node in self._nodes.values() if node.certificate))
+
+    async def renewed(self, start: float, count: int) -> list[str]:
+        """See :class:`osqtwist.interfaces.INodeStore`."""
+        found = [(shown_at, node_id) for node_id, shown_at in self._renewals() if shown_at >= start]
+        return [node_id for _, node_id in sorted(found, reverse=True)][:count]
+
+    async def count_renewed(self, start: float) -> int:
+        """See :class:`osqtwist.interfaces.INodeStore`."""
+        return sum(shown_at >= start for _, shown_at in self._renewals())
+
+    def _renewals(self) -> Iterator[tuple[str, float]]:
+        for node_id, node in self._nodes.items():
+            if node.certificate and node.certificate.before:
+                yield node_id, node.certificate.shown_at
+
     async def find(self, text: str, limit: int) -> list[Node]:
         """See :class:`osqtwist.interfaces.INodeStore`."""
         return [node for node in self._nodes.values() if text in _names(node)][:limit]
@@ -141,6 +174,14 @@ class MemoryNodeStore:
     async def revocations(self) -> list[Revocation]:
         """See :class:`osqtwist.interfaces.INodeStore`."""
         return list(self._revoked.values())
+
+
+def _certificate_after(old: CertificateRecord | None, new: CertificateRecord | None) -> CertificateRecord | None:
+    if old is None or new is None:
+        return new
+    if old.fingerprint == new.fingerprint:
+        return msgspec.structs.replace(new, shown_at=old.shown_at, before=old.before)
+    return msgspec.structs.replace(new, before=FormerCertificate(old.issuer, old.serial, old.not_after))
 
 
 def _names(node: Node) -> set[str]:

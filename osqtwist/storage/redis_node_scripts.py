@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from osqtwist.storage.redis_connection import Script
 
-RECORD = Script(
+_COUNT_ISSUER_TEXT = """
+    local function count(issuer, by)
+        if issuer and issuer ~= '' and redis.call('HINCRBY', KEYS[4], issuer, by) < 1 then
+            redis.call('HDEL', KEYS[4], issuer)
+        end
+    end
     """
+RECORD = Script(
+    _COUNT_ISSUER_TEXT
+    + """
     local old = redis.call('HMGET', KEYS[1], 'name', 'host')
     for index = 1, 2 do
         if old[index] and old[index] ~= ARGV[3] and old[index] ~= ARGV[4] then
@@ -17,7 +25,21 @@ RECORD = Script(
     end
     redis.call('HSET', KEYS[1], 'record', ARGV[2], 'name', ARGV[3], 'host', ARGV[4])
     if ARGV[5] == '' then redis.call('ZREM', KEYS[3], ARGV[1]) else redis.call('ZADD', KEYS[3], ARGV[5], ARGV[1]) end
-    return redis.call('HMGET', KEYS[1], 'tags', 'found', 'note', 'former')
+    local had = redis.call('HMGET', KEYS[1], 'fingerprint', 'issuer', 'certificate')
+    if (had[1] or '') ~= ARGV[6] then
+        count(had[2], -1)
+        count(ARGV[7], 1)
+        redis.call('HDEL', KEYS[1], 'before')
+        redis.call('ZREM', KEYS[5], ARGV[1])
+        if had[3] and had[3] ~= '' and ARGV[8] ~= '' then
+            redis.call('HSET', KEYS[1], 'before', had[3])
+            redis.call('ZADD', KEYS[5], ARGV[9], ARGV[1])
+        end
+        redis.call(
+            'HSET', KEYS[1], 'fingerprint', ARGV[6], 'issuer', ARGV[7], 'certificate', ARGV[8], 'shown', ARGV[9]
+        )
+    end
+    return redis.call('HMGET', KEYS[1], 'tags', 'found', 'note', 'former', 'shown', 'before')
     """
 )
 TAG = Script(
@@ -36,16 +58,19 @@ ANNOTATE = Script(
     "if redis.call('HEXISTS', KEYS[1], 'record') == 1 then redis.call('HSET', KEYS[1], 'note', ARGV[1]) end"
 )
 _FORGET_TEXT = """
-    local old = redis.call('HMGET', KEYS[1], 'name', 'host')
+    local old = redis.call('HMGET', KEYS[1], 'name', 'host', 'issuer')
     for index = 1, 2 do
         if old[index] then redis.call('SREM', KEYS[2] .. old[index], ARGV[1]) end
     end
-    redis.call('ZREM', KEYS[3], ARGV[1])
-    redis.call('ZREM', KEYS[4], ARGV[1])
+    count(old[3], -1)
+    for index = 3, 6 do
+        if index ~= 4 then redis.call('ZREM', KEYS[index], ARGV[1]) end
+    end
     redis.call('DEL', KEYS[1])
     """
 FORGET = Script(
-    """
+    _COUNT_ISSUER_TEXT
+    + """
     for _, former in ipairs(cjson.decode(redis.call('HGET', KEYS[1], 'former') or '[]')) do
         for _, name in pairs({former.node_id, former.name, former.host_identifier}) do
             redis.call('SREM', KEYS[2] .. name, ARGV[1])
@@ -54,26 +79,27 @@ FORGET = Script(
     """
     + _FORGET_TEXT
 )
-# KEYS[1..4] and ARGV[1] are as above, of the one that goes; the other is in KEYS[5] and ARGV[2].
+# KEYS[1..6] and ARGV[1] are as above, of the one that goes; the other is in KEYS[7] and ARGV[2].
 MERGE = Script(
-    """
-    if redis.call('HEXISTS', KEYS[5], 'record') == 0 then return end
+    _COUNT_ISSUER_TEXT
+    + """
+    if redis.call('HEXISTS', KEYS[7], 'record') == 0 then return end
     local from = redis.call('HMGET', KEYS[1], 'tags', 'note', 'first', 'former')
-    local into = redis.call('HMGET', KEYS[5], 'tags', 'note', 'first', 'former')
+    local into = redis.call('HMGET', KEYS[7], 'tags', 'note', 'first', 'former')
     local tags, list = {}, {}
     for tag in string.gmatch((from[1] or '') .. ' ' .. (into[1] or ''), '%S+') do
         if not tags[tag] then list[#list + 1] = tag end
         tags[tag] = true
     end
     table.sort(list)
-    redis.call('HSET', KEYS[5], 'tags', table.concat(list, ' '))
+    redis.call('HSET', KEYS[7], 'tags', table.concat(list, ' '))
     local notes = {}
     for _, note in ipairs({into[2] or '', from[2] or ''}) do
         if note ~= '' then notes[#notes + 1] = note end
     end
-    redis.call('HSET', KEYS[5], 'note', table.concat(notes, '; '))
+    redis.call('HSET', KEYS[7], 'note', table.concat(notes, '; '))
     if from[3] and (not into[3] or tonumber(from[3]) < tonumber(into[3])) then
-        redis.call('HSET', KEYS[5], 'first', from[3])
+        redis.call('HSET', KEYS[7], 'first', from[3])
     end
     local former = cjson.decode(into[4] or '[]')
     for _, each in ipairs(cjson.decode(from[4] or '[]')) do former[#former + 1] = each end
@@ -84,7 +110,7 @@ MERGE = Script(
             redis.call('SADD', KEYS[2] .. name, ARGV[2])
         end
     end
-    redis.call('HSET', KEYS[5], 'former', cjson.encode(former))
+    redis.call('HSET', KEYS[7], 'former', cjson.encode(former))
     """
     + _FORGET_TEXT
 )

@@ -3,10 +3,13 @@ Nodes in Redis.
 
 =====================  =======  =======================================================================
 ``node:ID``            hash     ``record``, ``name``, ``host``; ``tags``, ``found``, ``note``, ``former``; ``seen``,
-                                ``first``, ``addresses``, ``config``: some 3 kB a node
+                                ``first``, ``addresses``, ``config``; ``fingerprint``, ``issuer``, ``certificate``,
+                                ``shown``, ``before``: some 3 kB a node
 ``named:TEXT``         set      ids of the nodes with that name or host identifier, or that took over from one
 ``seen``               zset     id, by the time it was last seen
 ``expiring``           zset     id, by the time at which its newest certificate ends
+``issuers``            hash     issuer to how many nodes' newest certificate is of it
+``renewed``            zset     id, by the time at which it came with another certificate
 ``revoked``            hash     id to revocation
 =====================  =======  =======================================================================
 
@@ -22,15 +25,26 @@ import msgspec
 from zope.interface import implementer
 
 from osqtwist.interfaces import INodeStore
-from osqtwist.node import MOST_ADDRESSES, AddressSeen, ConfigServed, FormerNode, Node, Revocation, Sighting
+from osqtwist.node import (
+    MOST_ADDRESSES,
+    AddressSeen,
+    ConfigServed,
+    FormerCertificate,
+    FormerNode,
+    Node,
+    Revocation,
+    Sighting,
+)
 from osqtwist.storage.redis_connection import RedisConnection
 from osqtwist.storage.redis_node_scripts import ANNOTATE, FORGET, MERGE, RECORD, SAW, TAG
 
 _SAW_AT_ONCE = 500
+_KEPT = ("tags", "found", "note", "former", "shown", "before")
 
 _node_decoder = msgspec.json.Decoder(Node)
 _sighting_decoder = msgspec.json.Decoder(Sighting)
 _config_decoder = msgspec.json.Decoder(ConfigServed)
+_certificate_decoder = msgspec.json.Decoder(FormerCertificate)
 _former_decoder = msgspec.json.Decoder(tuple[FormerNode, ...])
 _revocation_decoder = msgspec.json.Decoder(Revocation)
 
@@ -46,18 +60,15 @@ class RedisNodeStore:
     async def record(self, node: Node) -> Node:
         """One script call."""
         node = msgspec.structs.replace(node, given_tags=(), found_tags=(), note="", former=())
-        kept = await self._redis.run(
-            RECORD,
-            [self._key(node.node_id), f"{self._prefix}named:", self._expiring],
-            [
-                node.node_id,
-                msgspec.json.encode(node),
-                node.name,
-                node.host_identifier,
-                repr(node.certificate.not_after) if node.certificate else "",
-            ],
-        )
-        return _with_kept(node, *kept)
+        words: list[str | bytes] = [node.node_id, msgspec.json.encode(node), node.name, node.host_identifier]
+        if (shown := node.certificate) is None:
+            words += [""] * 5
+        else:
+            brief = FormerCertificate(shown.issuer, shown.serial, shown.not_after)
+            words += [repr(shown.not_after), shown.fingerprint, shown.issuer, msgspec.json.encode(brief)]
+            words += [repr(shown.shown_at)]
+        keys = [self._key(node.node_id), f"{self._prefix}named:", self._expiring, self._issuers, self._renewed]
+        return _with_kept(node, *await self._redis.run(RECORD, keys, words))
 
     async def tag(self, node_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
         """One script call."""
@@ -86,9 +97,7 @@ class RedisNodeStore:
 
     async def get_many(self, node_ids: Sequence[str]) -> dict[str, Node]:
         """One command for each node, sent together."""
-        records = await self._redis.execute_all(
-            [("HMGET", self._key(each), "record", "tags", "found", "note", "former") for each in node_ids]
-        )
+        records = await self._redis.execute_all([("HMGET", self._key(each), "record", *_KEPT) for each in node_ids])
         return {
             node_id: _with_kept(_node_decoder.decode(record), *kept)
             for node_id, (record, *kept) in zip(node_ids, records, strict=True)
@@ -149,6 +158,20 @@ class RedisNodeStore:
         """One command."""
         return int(await self._redis.execute("ZCOUNT", self._expiring, repr(start), f"({end!r}"))
 
+    async def issuers(self) -> dict[str, int]:
+        """One command."""
+        found = await self._redis.execute("HGETALL", self._issuers)
+        return {issuer.decode(): int(count) for issuer, count in zip(found[::2], found[1::2], strict=True)}
+
+    async def renewed(self, start: float, count: int) -> list[str]:
+        """One command."""
+        found = await self._redis.execute("ZREVRANGEBYSCORE", self._renewed, "+inf", repr(start), "LIMIT", 0, count)
+        return [each.decode() for each in found]
+
+    async def count_renewed(self, start: float) -> int:
+        """One command."""
+        return int(await self._redis.execute("ZCOUNT", self._renewed, repr(start), "+inf"))
+
     async def find(self, text: str, limit: int) -> list[Node]:
         """Two rounds."""
         named = await self._redis.execute("SRANDMEMBER", f"{self._prefix}named:{text}", limit)
@@ -169,11 +192,19 @@ class RedisNodeStore:
 
     @property
     def _shared_keys(self) -> list[str]:
-        return [f"{self._prefix}named:", f"{self._prefix}seen", self._expiring]
+        return [f"{self._prefix}named:", self._expiring, self._issuers, self._renewed, f"{self._prefix}seen"]
 
     @property
     def _expiring(self) -> str:
         return f"{self._prefix}expiring"
+
+    @property
+    def _issuers(self) -> str:
+        return f"{self._prefix}issuers"
+
+    @property
+    def _renewed(self) -> str:
+        return f"{self._prefix}renewed"
 
     @property
     def _revoked(self) -> str:
@@ -183,11 +214,24 @@ class RedisNodeStore:
         return f"{self._prefix}node:{node_id}"
 
 
-def _with_kept(node: Node, tags: bytes | None, found: bytes | None, note: bytes | None, former: bytes | None) -> Node:
-    if not (tags or found or note or former):
+def _with_kept(
+    node: Node,
+    tags: bytes | None,
+    found: bytes | None,
+    note: bytes | None,
+    former: bytes | None,
+    shown: bytes | None,
+    before: bytes | None,
+) -> Node:
+    certificate = node.certificate
+    if certificate and shown:
+        old = _certificate_decoder.decode(before) if before else None
+        certificate = msgspec.structs.replace(certificate, shown_at=float(shown), before=old)
+    elif not (tags or found or note or former):
         return node
     return msgspec.structs.replace(
         node,
+        certificate=certificate,
         given_tags=tuple((tags or b"").decode().split()),
         found_tags=tuple((found or b"").decode().split()),
         note=(note or b"").decode(),

@@ -37,6 +37,13 @@ class CertificatesWanted(msgspec.Struct, forbid_unknown_fields=True):
     limit: Limit = 100
 
 
+class RenewedWanted(msgspec.Struct, forbid_unknown_fields=True):
+    """Certificates that are so new."""
+
+    within: Annotated[int, msgspec.Meta(ge=0, le=36500, description="days until now")] = 7
+    limit: Limit = 100
+
+
 class RevokeOrder(msgspec.Struct, forbid_unknown_fields=True):
     """Why a node is refused."""
 
@@ -86,6 +93,8 @@ class NodeOperations:
             Operation("POST", f"{node}/forget", self.forget, Role.ADMIN),
             Operation("GET", "/api/v1/clones", self.clones, Role.VIEWER),
             Operation("GET", "/api/v1/certificates", self.certificates, Role.VIEWER, query=CertificatesWanted),
+            Operation("GET", "/api/v1/certificates/renewed", self.renewed, Role.VIEWER, query=RenewedWanted),
+            Operation("GET", "/api/v1/certificates/issuers", self.issuers, Role.VIEWER),
         )
 
     async def nodes(self, call: Call) -> Any:
@@ -134,5 +143,13 @@ class NodeOperations:
         return await self.inventory.forget(call.path["node"])
 
     async def certificates(self, call: Call) -> Any:
-        """Certificates of nodes that end `within` so many days, or have ended."""
-        return {"certificates": await self.inventory.certificates(call.query.within, call.query.limit)}
+        """Certificates of nodes that end `within` so many days, or have ended: the first to end first."""
+        return {"certificates": await self.inventory.certificates.ending(call.query.within, call.query.limit)}
+
+    async def renewed(self, call: Call) -> Any:
+        """Nodes that came with another certificate in the last so many days, and the one that each had before."""
+        return {"certificates": await self.inventory.certificates.renewed(call.query.within, call.query.limit)}
+
+    async def issuers(self, call: Call) -> Any:
+        """Who issued the certificates that nodes showed last, and to how many nodes."""
+        return {"issuers": await self.inventory.certificates.issuers()}
