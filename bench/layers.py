@@ -74,7 +74,7 @@ class Counting(NodeConfiguration):
 
     made = 0
 
-    def _render(self, chosen: tuple[int, ...]) -> object:  # type: ignore[override]
+    def _render(self, chosen: tuple[int, ...]) -> bytes:
         self.made += 1
         return super()._render(chosen)
 

@@ -19,6 +19,7 @@ from osqtwist.explaining import explain_layers, origin_of, sources
 from osqtwist.layerchoice import LayerChoice
 from osqtwist.layers import Layer, merge, render
 from osqtwist.node import Node
+from osqtwist.outcomes import Chosen, Outcomes
 from osqtwist.rolloutplan import Plan
 from osqtwist.tagging import Tagging
 from osqtwist.targeting import NodeFacts
@@ -35,7 +36,6 @@ DEFAULT_OPTIONS: Mapping[str, Any] = {
 """Options that every configuration gets unless a layer sets them."""
 
 _UNCHANGED = b'{"etag":"ok"}'
-_MAX_RENDERED = 4096
 
 
 @attrs.frozen
@@ -87,12 +87,12 @@ class NodeConfiguration:
         self.tagging = tagging
         self._layers = (*layers, *tagging.layers())
         self._choice = LayerChoice(self._layers)
-        self._rendered: dict[tuple[int, ...], _Rendered] = {}
+        self._outcomes = Outcomes(self._render, lambda number: self._layers[number].name)
 
     def ease(self, options: Mapping[str, Any]) -> None:
         """Have these options stand over the defaults from now on; what a layer sets stays as it is."""
         self._eased = dict(options)
-        self._rendered.clear()
+        self._outcomes.clear()
 
     @property
     def eased(self) -> Mapping[str, Any]:
@@ -118,6 +118,10 @@ class NodeConfiguration:
         applied = [story.layer for story in stories if story.why.matches]
         return {"layers": [story.as_row() for story in stories], **sources(applied, {**self._defaults, **self._eased})}
 
+    def etag_for(self, facts: NodeFacts) -> str:
+        """The etag of a node's configuration."""
+        return self._outcomes.of(self._choice.chosen(facts)).etag
+
     def config_for(self, facts: NodeFacts, etag: str | None) -> ConfigAnswer:
         """
         The configuration of a node.
@@ -126,54 +130,44 @@ class NodeConfiguration:
             then the answer has none either.
         """
         chosen = self._choice.chosen(facts)
-        rendered = self._rendered.get(chosen)
-        if rendered is None:
-            if len(self._rendered) >= _MAX_RENDERED:
-                self._rendered.clear()
-            rendered = self._rendered[chosen] = self._render(chosen)
-        return rendered.answer(etag)
+        outcome = self._outcomes.of(chosen)
+        if etag == outcome.etag:
+            return ConfigAnswer(_UNCHANGED, outcome.etag, outcome.layers, True, gzipped=_gzip)
+        body = self._outcomes.body(chosen)
+        if etag is not None:
+            # In front: the same configuration is always the same bytes, since the client hashes them.
+            body = b'{"etag":"%s",%s' % (outcome.etag.encode(), body[1:])
+        return ConfigAnswer(body, outcome.etag, outcome.layers, gzipped=_gzip)
 
-    def _render(self, chosen: tuple[int, ...]) -> _Rendered:
+    def _render(self, chosen: Chosen) -> bytes:
         layers = [self._layers[number] for number in chosen]
-        merged = merge([{"options": {**self._defaults, **self._eased}}, *(layer.body for layer in layers)])
-        return _Rendered.of(render(merged), tuple(layer.name for layer in layers), merged)
+        return render(merge([{"options": {**self._defaults, **self._eased}}, *(layer.body for layer in layers)]))
 
 
 class StaticConfiguration(NodeConfiguration):
-    """The same bytes for every node."""
+    """
+    The same bytes for every node.
+
+    No etag is put into them, whatever they are.
+    """
 
     def __init__(self, body: bytes) -> None:
         super().__init__()
-        self._static = _Rendered.of(body, ("static",), None)
+        self._body = body
+        self._etag = hashlib.sha256(body).hexdigest()[:32]
 
     def why(self, node: Node) -> dict[str, Any]:
         """Nothing decides anything here."""
         return {"layers": [], "queries": [], "options": []}
 
+    def etag_for(self, facts: NodeFacts) -> str:
+        """See :class:`NodeConfiguration`."""
+        return self._etag
+
     def config_for(self, facts: NodeFacts, etag: str | None) -> ConfigAnswer:
         """See :class:`NodeConfiguration`."""
-        return self._static.answer(etag)
-
-
-@attrs.frozen
-class _Rendered:
-    plain: bytes
-    tagged: bytes
-    etag: str
-    layers: tuple[str, ...]
-
-    @classmethod
-    def of(cls, plain: bytes, layers: tuple[str, ...], body: Mapping[str, Any] | None) -> _Rendered:
-        etag = hashlib.sha256(plain).hexdigest()[:32]
-        tagged = plain if body is None else render({**body, "etag": etag})
-        return cls(plain, tagged, etag, layers)
-
-    def answer(self, etag: str | None) -> ConfigAnswer:
-        if etag is None:
-            return ConfigAnswer(self.plain, self.etag, self.layers, gzipped=_gzip)
-        if etag == self.etag:
-            return ConfigAnswer(_UNCHANGED, self.etag, self.layers, True, gzipped=_gzip)
-        return ConfigAnswer(self.tagged, self.etag, self.layers, gzipped=_gzip)
+        has_it = etag == self._etag
+        return ConfigAnswer(_UNCHANGED if has_it else self._body, self._etag, ("static",), has_it, gzipped=_gzip)
 
 
 @functools.lru_cache(maxsize=64)

@@ -149,7 +149,7 @@ class Inventory:
         node = await self.find(name)
         sightings = await self.stores.nodes.sightings([node.node_id])
         row = self._row(node, sightings.get(node.node_id))
-        newest = self.configuration.config_for(self.facts_of(node), None).etag
+        newest = self.configuration.etag_for(self.facts_of(node))
         if row["config"]:
             row["config"] |= {"is_newest": row["config"]["etag"] == newest}
         more = {"platforms": sorted(node.platforms), "former": msgspec.to_builtins(node.former)}

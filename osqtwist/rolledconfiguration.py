@@ -80,13 +80,20 @@ class RolledConfiguration(NodeConfiguration):
         trial = self._trial
         return trial.configuration.tagging if trial and trial.canaries.matches(facts) else self.tagging
 
+    def etag_for(self, facts: NodeFacts) -> str:
+        """See :class:`NodeConfiguration`: of the version that the node has."""
+        trial = self._trial
+        if trial is None or not trial.canaries.matches(facts):
+            return super().etag_for(facts)
+        return trial.configuration.etag_for(trial.seen(facts))
+
     def config_for(self, facts: NodeFacts, etag: str | None) -> ConfigAnswer:
         """See :class:`NodeConfiguration`: of the version that the node has."""
         trial = self._trial
         if trial is None or not trial.canaries.matches(facts):
             return super().config_for(facts, etag)
         answer = trial.configuration.config_for(trial.seen(facts), etag)
-        if answer.etag == super().config_for(facts, None).etag:
+        if answer.etag == super().etag_for(facts):
             return answer
         return attrs.evolve(answer, run=trial.run)
 

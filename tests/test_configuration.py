@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +21,9 @@ from osqtwist.confcheck import check, check_size
 from osqtwist.configfolder import ConfigFolder, check_folder, read_folder
 from osqtwist.configuration import NodeConfiguration, StaticConfiguration
 from osqtwist.documents import without_comments
-from osqtwist.layers import BadConfiguration, merge, parse_layer, parse_text, render
-from osqtwist.targeting import NodeFacts
+from osqtwist.layers import BadConfiguration, Layer, merge, parse_layer, parse_text, render
+from osqtwist.outcomes import Chosen
+from osqtwist.targeting import NodeFacts, Target
 
 FACTS = NodeFacts("0" * 20, "node-1", platforms=frozenset({"linux"}))
 json_values = st.recursive(
@@ -257,8 +259,7 @@ def test_a_configuration_is_made_once_for_each_set_of_layers(monkeypatch: pytest
     for number in range(10_000):
         tags = frozenset({"t"}) if number % 2 else frozenset()
         served.config_for(NodeFacts(f"{number:020x}", "n", tags=tags), None)
-    # Each outcome is rendered without and with its etag.
-    assert len(renderings) == 4 * 2
+    assert len(renderings) == 4
 
 
 def test_static_bytes_stay_as_they_are() -> None:
@@ -395,3 +396,26 @@ def test_the_recipe_for_groups_does_what_it_says(tmp_path: Path) -> None:
     assert all(new == "web-8" for old, new in zip(before, after, strict=True) if old == "web-8")
     next_one.unlink()
     assert set(versions("group:web")) == {"web-7"}
+
+
+def test_bodies_are_kept_as_long_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the one asked for longest ago goes; who has it already is told so without its being made again."""
+    monkeypatch.setattr("osqtwist.outcomes.MOST_BYTES", 500)
+    layers = [Layer(f"{number}", Target(tags=(f"{number}",)), {"options": {"a": number}}) for number in range(9)]
+    made: list[Any] = []
+
+    class Counted(NodeConfiguration):
+        def _render(self, chosen: Chosen) -> bytes:
+            made.append(chosen)
+            return super()._render(chosen)
+
+    served = Counted(layers)
+    nodes = [NodeFacts(f"{number:020x}", "n", tags=frozenset({f"{number}"})) for number in range(9)]
+    etags = [served.config_for(facts, "").etag for facts in nodes]
+    assert len(set(etags)) == len(made) == 9
+    assert all(served.config_for(facts, etag).is_unchanged for facts, etag in zip(nodes, etags, strict=True))
+    assert len(made) == 9
+    first = served.config_for(nodes[0], None)
+    assert (first.etag, len(made)) == (etags[0], 10)
+    assert (msgspec.json.decode(first.body)["options"]["a"], served.config_for(nodes[8], "").etag) == (0, etags[8])
+    assert len(made) == 10

@@ -46,6 +46,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "openqueries",
             "operator",
             "osqueryschema",
+            "outcomes",
             "query",
             "querycheck",
             "querycost",

@@ -279,7 +279,7 @@ def test_a_config_is_put_together_once_for_each_outcome(server: InMemoryServer) 
         )
         server.await_(server.stores.signals.publish("nodes", ""))
         server.ask("/config", {"node_key": key})
-    assert len(server.configuration._rendered) == 1
+    assert len(server.configuration._outcomes) == 1
 
 
 def test_the_folder_is_watched(server: InMemoryServer, tmp_path: Path) -> None:
