@@ -71,7 +71,7 @@ def steady(stage: Scene, route: str, seconds: float) -> dict[str, Any]:
         time.sleep(seconds)
     fleet = stage.fleet(NODES, f"{route}={_PAUSE}", over=0, **more)
     try:
-        begin = fleet.until(lambda line: line["at"] >= 3, within=30)
+        begin = fleet.until(lambda line: line["at"] >= 2, within=30)
         with listening(stage) as asked:
             first = fleet.until(lambda line: line["at"] > begin["at"], within=30)
             asked.clear()

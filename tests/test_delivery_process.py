@@ -160,7 +160,7 @@ def test_a_sink_that_cannot_write_says_why_and_goes_on_by_itself(start: Start, f
     """Nodes notice nothing; once it is mended, everything arrives."""
     server = begin(start, folder, text=SINK.replace("lines.jsonl", "missing/lines.jsonl"))
     post(server, 0)
-    until(lambda: server.json("sink", "list")[0]["state"] == "waiting", 15)
+    until(lambda: [row["state"] for row in server.json("sink", "list")] == ["waiting"], 15)
     (row,) = server.json("sink", "list")
     assert "there is no folder" in row["trouble"]
     assert "missing" in row["trouble"]

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+from osqtwist.cli.latecommands import LateCommands
 from osqtwist.cli.main import main
 from osqtwist.metrics import Metrics
 from osqtwist.settings import HELP, default_of
@@ -27,6 +29,13 @@ def cells(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
 
 
+def subcommands(command: click.Command) -> dict[str, click.Command]:
+    """Those of a command, by name."""
+    if isinstance(command, LateCommands):
+        return command.every_command()
+    return dict(getattr(command, "commands", {}))
+
+
 @pytest.mark.parametrize("name", HELP)
 def test_every_option_is_in_the_reference(name: str) -> None:
     """With its default and its meaning."""
@@ -40,8 +49,8 @@ def test_every_option_is_in_the_reference(name: str) -> None:
 def test_no_document_names_an_option_that_is_not_there() -> None:
     """Of twistd osqtwist, of the command or of a benchmark."""
     known = {f"--{name.replace('_', '-')}" for name in HELP} | {"--settings"}
-    for command in main.commands.values():
-        for each in [command, *getattr(command, "commands", {}).values()]:
+    for command in main.every_command().values():
+        for each in [command, *subcommands(command).values()]:
             known |= {opt for parameter in each.params for opt in parameter.opts}
     known |= {opt for parameter in main.params for opt in parameter.opts}
     # twistd's, osquery's, and other programs' own.
@@ -96,12 +105,11 @@ def test_every_operation_is_in_the_manual(tmp_path: Path) -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     """Each group with its sub-commands."""
-    for name, command in main.commands.items():
-        subcommands = getattr(command, "commands", {})
+    for name, command in main.every_command().items():
         text = f"`osqtwist {name}"
         (row,) = [row for row in cells(DOCS["README.md"]) if row[0].startswith(text)]
         said = row[0].strip("`").removeprefix(f"osqtwist {name}").strip()
-        assert set(said.replace("\\", "").split("|")) - {""} == set(subcommands)
+        assert set(said.replace("\\", "").split("|")) - {""} == set(subcommands(command))
 
 
 def test_every_test_that_is_cited_exists() -> None:

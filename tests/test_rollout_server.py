@@ -75,7 +75,7 @@ def test_a_rollout_stops_itself_and_survives_a_restart(start: Start, tmp_path: P
     assert "version 2: stopped" in server.text()
     assert any(each["action"] == "rollout stopped" for each in server.json("audit", "list"))
 
-    write(folder, 3, 'steps = [30, 100]\nwait = "15s"')
+    write(folder, 3, 'steps = [30, 100]\nwait = "10s"')
     until(lambda: server.json("rollout", "status")["phase"] == "rolling", 15)
     until(lambda: 3 in versions(server, keys).values())
     seen = versions(server, keys)

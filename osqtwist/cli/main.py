@@ -9,28 +9,37 @@ import click
 
 from osqtwist import __version__
 from osqtwist.adminclient import Door
-from osqtwist.cli.alerts import alert
-from osqtwist.cli.audit import audit
-from osqtwist.cli.config import config
 from osqtwist.cli.console import Operator
-from osqtwist.cli.deny import deny
-from osqtwist.cli.files import carve, log
-from osqtwist.cli.fleet import status
-from osqtwist.cli.nodes import node as _with_more  # noqa: F401 - adds its commands
-from osqtwist.cli.pending import node
-from osqtwist.cli.pki import pki
-from osqtwist.cli.programs import flags, reference, simulate
-from osqtwist.cli.query import query
-from osqtwist.cli.rollout import rollout
-from osqtwist.cli.secrets import secret
-from osqtwist.cli.sinks import sink
-from osqtwist.cli.tokens import token, whoami
-from osqtwist.cli.workers import worker
+from osqtwist.cli.latecommands import LateCommands
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_COMMANDS = {
+    "status": "osqtwist.cli.fleet:status",
+    "node": "osqtwist.cli.pending:node",
+    "deny": "osqtwist.cli.deny:deny",
+    "query": "osqtwist.cli.query:query",
+    "log": "osqtwist.cli.files:log",
+    "sink": "osqtwist.cli.sinks:sink",
+    "alert": "osqtwist.cli.alerts:alert",
+    "carve": "osqtwist.cli.files:carve",
+    "audit": "osqtwist.cli.audit:audit",
+    "worker": "osqtwist.cli.workers:worker",
+    "secret": "osqtwist.cli.secrets:secret",
+    "token": "osqtwist.cli.tokens:token",
+    "whoami": "osqtwist.cli.tokens:whoami",
+    "config": "osqtwist.cli.config:config",
+    "rollout": "osqtwist.cli.rollout:rollout",
+    "pki": "osqtwist.cli.pki:pki",
+    "flags": "osqtwist.cli.programs:flags",
+    "simulate": "osqtwist.simulator.command:simulate",
+    "reference": "osqtwist.reference:reference",
+}
+"""Where each command is: imported once it is asked for."""
+
+
+@click.group(cls=LateCommands, late=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="osqtwist")
 @click.option(
     "--socket",
@@ -73,28 +82,3 @@ def main(
         token=token_file.read_text("utf-8").strip() if token_file else "",
     )
     context.obj = Operator(door=door, as_json=as_json)
-
-
-_COMMANDS = (
-    status,
-    node,
-    deny,
-    query,
-    log,
-    sink,
-    alert,
-    carve,
-    audit,
-    worker,
-    secret,
-    token,
-    whoami,
-    config,
-    rollout,
-    pki,
-    flags,
-    simulate,
-    reference,
-)
-for command in _COMMANDS:
-    main.add_command(command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from osqtwist.cli.console import Operator, moment
-from osqtwist.cli.fleet import node
+from osqtwist.cli.nodes import node
 
 __all__ = ["node"]
 

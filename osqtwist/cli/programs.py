@@ -1,14 +1,10 @@
-"""``osqtwist flags``, ``simulate`` and ``reference``."""
+"""``osqtwist flags``."""
 
 from __future__ import annotations
 
 import click
 
 from osqtwist.cli.console import Operator
-from osqtwist.reference import reference
-from osqtwist.simulator.command import simulate
-
-__all__ = ["flags", "reference", "simulate"]
 
 
 @click.command()

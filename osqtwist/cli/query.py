@@ -11,7 +11,7 @@ import attrs
 import click
 
 from osqtwist.cli.console import REFUSED, WAITING, Operator, moment
-from osqtwist.cli.prompt import query_prompt
+from osqtwist.cli.latecommands import LateCommands
 from osqtwist.cli.results import ResultPrinter, cost_lines
 from osqtwist.cli.times import Duration, Moment
 
@@ -21,12 +21,9 @@ _PAGE = 500
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(cls=LateCommands, late={"prompt": "osqtwist.cli.prompt:query_prompt"})
 def query() -> None:
     """Distributed queries."""
-
-
-query.add_command(query_prompt)
 
 
 @attrs.frozen

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
-from twisted.internet.error import ConnectError, ConnectionClosed, ProcessDone
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, ProcessDone
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, ProcessProtocol, Protocol
 from twisted.internet.task import deferLater
@@ -206,6 +206,9 @@ class EmbeddedValkey:
         while True:
             try:
                 protocol: Any = await endpoint_to(self.reactor, self.place).connect(Factory.forProtocol(_Question))
+            except ConnectingCancelledError:
+                # Whoever waits for this was cancelled, not the connection alone.
+                raise CancelledError from None
             except ConnectError:
                 return None
             protocol.answer.addTimeout(deadline - self.reactor.seconds(), self.reactor)
