@@ -29,6 +29,7 @@ from osqtwist.identity import (
     node_id_for_host,
 )
 from osqtwist.pki import Authority, new_key
+from tests.examples import examples
 
 AUTHORITY = Authority.create("test CA")
 OTHER = Authority.create("other CA")
@@ -342,7 +343,7 @@ def test_a_host_identifier_that_is_no_unicode_has_an_id() -> None:
 # -- any certificate
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=16))
 def test_any_common_name_is_an_identity_in_normal_form_or_refused(name: str) -> None:
     """Whatever gets through is printable, normal, not empty, and means the same node when it is read again."""
@@ -357,7 +358,7 @@ def test_any_common_name_is_an_identity_in_normal_form_or_refused(name: str) -> 
         assert value.isprintable() and value == value.strip() != ""
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "c.example.com", "*.example.com"]), max_size=4))
 def test_only_one_name_is_a_name(names: list[str]) -> None:
     """Of alternative names there is one identity if they are all the same, and none otherwise."""
@@ -368,7 +369,7 @@ def test_only_one_name_is_a_name(names: list[str]) -> None:
         refusal(found, IdentityRule("san.dns"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_a_damaged_certificate_never_breaks_the_server(data: st.DataObject) -> None:
     """A byte changed anywhere: it cannot be loaded, or it has an identity, or it is refused."""

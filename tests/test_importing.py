@@ -28,6 +28,7 @@ from osqtwist.importing.sources import SourceFile, Sources
 from osqtwist.layers import parse_text
 from osqtwist.tagging import parse_tagging
 from osqtwist.targeting import NodeFacts
+from tests.examples import examples
 
 
 def imported(kind: str, files: dict[str, Any]) -> Draft:
@@ -851,7 +852,7 @@ def served_without_error(draft: Draft) -> bool:
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=SLOW)
 @given(st.sampled_from(sorted(READERS)), st.lists(THINGS, min_size=1, max_size=3))
 def test_whatever_is_given_what_is_written_can_be_served(kind: str, things: list[Any]) -> None:
     """Nothing makes an import fail, and osqtwist config check finds no error in what it writes."""
@@ -871,7 +872,7 @@ PLACES = [
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=SLOW)
 @given(st.sampled_from(sorted(READERS)), st.data())
 def test_whatever_is_wrong_what_is_written_can_be_served(kind: str, data: st.DataObject) -> None:
     """The same, of files that are right but for a few values."""

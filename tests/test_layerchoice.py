@@ -9,6 +9,7 @@ from osqtwist import layerchoice
 from osqtwist.layerchoice import LayerChoice
 from osqtwist.layers import Layer
 from osqtwist.targeting import NodeFacts, Target
+from tests.examples import examples
 
 _TAGS = st.frozensets(st.sampled_from(["red", "blue"]))
 _ATOMS = st.sampled_from(
@@ -60,7 +61,7 @@ _FACTS = st.builds(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(_LAYERS, st.lists(_FACTS, min_size=1, max_size=8))
 def test_it_is_as_if_each_layer_was_asked(layers: list[Layer], fleet: list[NodeFacts]) -> None:
     """Whatever targets look at, and however nodes of one kind differ."""

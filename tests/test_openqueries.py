@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from osqtwist.openqueries import IDLE, Concerned, OpenQueries
 from osqtwist.query import DistributedQuery
 from osqtwist.targeting import NodeFacts, Target
+from tests.examples import examples
 
 NOW = 1000.0
 NODES = [
@@ -56,7 +57,7 @@ _steps = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(_steps)
 def test_a_node_is_offered_what_a_look_at_every_query_would_find(steps: list[Any]) -> None:
     """Each once, whatever was added, dropped, answered or given back in between."""

@@ -18,6 +18,7 @@ from twisted.internet.threads import blockingCallFromThread, deferToThread
 from osqtwist.query import DistributedQuery, Offer, QueryResult
 from osqtwist.storage.memory import MemoryStores
 from osqtwist.targeting import Target
+from tests.examples import examples
 from tests.harness import result_of
 from tests.stores import valkey
 
@@ -155,9 +156,12 @@ class QueryModel(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.property
 def test_memory_keeps_to_the_model() -> None:
     """The in-memory store."""
-    run_state_machine_as_test(QueryModel, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(
+        QueryModel, settings=settings(max_examples=examples(40), stateful_step_count=30, deadline=None)
+    )
 
 
 @pytest.mark.slow
@@ -182,6 +186,9 @@ async def test_valkey_keeps_to_the_model() -> None:
             run_state_machine_as_test,
             OnValkey,
             settings=settings(
-                max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+                max_examples=examples(15),
+                stateful_step_count=25,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
             ),
         )

@@ -27,6 +27,9 @@ from osqtwist.storage.memory_rollouts import MemoryRolloutStore
 from osqtwist.targeting import NodeFacts
 from tests.harness import ClockReactor, InMemoryServer, Outage, result_of
 
+# Hours pass in them, step by step.
+pytestmark = pytest.mark.slow
+
 PLAN = 'steps = [10, 50, 100]\nwait = "10m"\n'
 NODES = [Node(node_id=f"{number:020x}", name=f"node-{number}", proof="secret") for number in range(120)]
 REFRESH, STEP = 60, 5

@@ -24,6 +24,7 @@ from osqtwist.osqueryschema import (
 from osqtwist.sqlcheck import Findings, UncheckedSQL, check_sql, tables_of
 from osqtwist.sqlstatement import MAX_LENGTH, MAX_NESTING
 from osqtwist.sqltokens import place_in, tokenize
+from tests.examples import examples
 
 GOOD = [
     "SELECT 1",
@@ -348,7 +349,7 @@ def _selects(draw: st.DrawFn, depth: int = 0) -> tuple[str, set[str]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(_selects())
 def test_no_table_is_overlooked(made: tuple[str, set[str]]) -> None:
     """Of any nesting of queries, the tables are found that were put in, and the names that a WITH takes."""
@@ -367,7 +368,7 @@ _WORDS = st.sampled_from([*_PIECES.split(), "\n", "\t", "\x00"])
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=5_000)
+@settings(max_examples=examples(400), deadline=5_000)
 @given(st.one_of(st.text(max_size=80), st.lists(_WORDS, max_size=40).map(" ".join)), st.booleans())
 def test_any_text_gets_findings(sql: str, lenient: bool) -> None:
     """Whatever the text, there are findings, soon; places are inside it; and what is not vouched for has a reason."""
@@ -384,7 +385,7 @@ def test_any_text_gets_findings(sql: str, lenient: bool) -> None:
             tables_of(sql, views={"nope": sql})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(_WORDS, max_size=8).map(" ".join))
 def test_sqlite_cuts_where_we_cut(sql: str) -> None:
     """What SQLite takes has no bad token, and what it cannot cut has one."""

@@ -157,6 +157,7 @@ async def test_nobody_is_asked_for_a_certificate_with_none(pki: TestPKI, serve: 
         assert await server.call(ask(context(pki, node))) == "nobody"
 
 
+@pytest.mark.slow
 @pytest_twisted.ensureDeferred
 async def test_the_matrix_with_rsa(tmp_path: Path, serve: Callable[..., Served]) -> None:
     """RSA-2048 for server and nodes does as well."""
