@@ -58,10 +58,7 @@ class Metrics:
         self.configs = Counter(
             "osqtwist_configs", "Configs answered; etag 'ok' means the node had it.", ["etag"], registry=registry
         )
-        self.config_reloads = Counter(
-            "osqtwist_config_reloads", "Readings of the config folder, by result.", ["result"], registry=registry
-        )
-        self.certificates = CertificateMetrics(registry)
+        self._count_readings(registry)
         self.rollout_percent = Gauge(
             "osqtwist_rollout_percent",
             "Share of nodes that the version of the configuration that is tried is for, 0 if none is.",
@@ -187,6 +184,15 @@ class Metrics:
             "Unix time at which the server certificate ends.",
             registry=registry,
         )
+
+    def _count_readings(self, registry: CollectorRegistry) -> None:
+        self.config_reloads = Counter(
+            "osqtwist_config_reloads", "Readings of the config folder, by result.", ["result"], registry=registry
+        )
+        self.certificates = CertificateMetrics(registry)
+        # There from the start: of a series that begins with its first bad reading Prometheus sees no increase.
+        for each in (self.config_reloads, self.certificates.reloads):
+            each.labels(result="bad")
 
     def _count_fleet(self, registry: CollectorRegistry) -> None:
         self.node_certificates = Gauge(
