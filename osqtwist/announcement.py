@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
 from twisted.logger import Logger
 
 from osqtwist.flags import NodeFiles, existing
+from osqtwist.nodeplatforms import PLATFORMS
 from osqtwist.pki import DevelopmentPKI
 from osqtwist.ports import BoundPort
 from osqtwist.settings import Settings
@@ -18,18 +20,20 @@ SAMPLE_CONFIG = Path(__file__).parent / "sample_config"
 _log = Logger()
 
 
-def node_files(development: DevelopmentPKI | None, secret_path: Path | None) -> NodeFiles:
-    """The files that a flagfile names: those of the development PKI, or where osquery's packages keep them."""
+def node_files(development: DevelopmentPKI | None, secret_path: Path | None, has_certificates: bool) -> NodeFiles:
+    """
+    The files that a flagfile names: those of the development PKI, or where osquery's packages keep them.
+
+    :param has_certificates: whether nodes show certificates.
+    """
+    secret = existing(secret_path) if secret_path else ""
     if development is None:
-        # Where osquery's packages keep such files; a real node has its own.
-        secret = "/etc/osquery/enroll-secret" if secret_path else ""
-        return NodeFiles("/etc/osquery/server-ca.pem", "/etc/osquery/node.pem", "/etc/osquery/node.key", secret)
-    return NodeFiles(
-        existing(development.certificate("ca")),
-        existing(development.certificate("node")),
-        existing(development.key("node")),
-        existing(secret_path) if secret_path else "",
-    )
+        # A real node has its own.
+        files = NodeFiles("-", "-", "-", "-" if secret_path else "").on(PLATFORMS["linux"])
+    else:
+        ca, node = development.certificate("ca"), development.certificate("node")
+        files = NodeFiles(existing(ca), existing(node), existing(development.key("node")), secret)
+    return files if has_certificates else attrs.evolve(files, client_cert="", client_key="")
 
 
 def announce(

@@ -30,7 +30,7 @@ from osqtwist.configfolder import ConfigFolder
 from osqtwist.delivering import Instructions, child_words, delivery_service
 from osqtwist.enrollsecret import EnrollSecrets, parse_enroll_secrets
 from osqtwist.figures import SummedFigures
-from osqtwist.flags import flagfile
+from osqtwist.flags import Flagfiles, name_in_certificate
 from osqtwist.front import Front, NodePorts
 from osqtwist.garbage import RareCollections
 from osqtwist.housekeeping import LogKeeping
@@ -138,10 +138,8 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
         front = Workers(reactor, worker_words(), instructions, shares, summed, metrics)
         node_side.reloads.append(front.reload)
     sinks = SinkView(reactor, node_side.stores, metrics)
-
-    def flags() -> str:
-        return flagfile(f"localhost:{ports[0].number}", node_files(development, secret_path), settings.route_prefix)
-
+    files = node_files(development, secret_path, settings.client_auth != "none")
+    flags = Flagfiles(ports[0].number, files, name_in_certificate(Path(settings.cert)), settings.route_prefix)
     crew = front if isinstance(front, Workers) else None
     admin = admin_api(
         reactor,
@@ -179,7 +177,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
             *([lambda: operators.listen(reactor, admin, settings.deadlines)] if operators else []),
         ],
         on_ready=lambda: announce(
-            settings, ports, development, secret_path, flags(), operators.bound if operators else None
+            settings, ports, development, secret_path, flags.here(), operators.bound if operators else None
         ),
         on_failure=lambda sentence: _fail(reactor, sentence),
         expected_failures=(StartFailed, StoreUnavailable, EmbeddedStoreFailed),

@@ -18,6 +18,7 @@ from osqtwist.approval import Approvals
 from osqtwist.assembly import Parts
 from osqtwist.audittrail import AuditTrail
 from osqtwist.figures import SummedFigures
+from osqtwist.flags import Flagfiles
 from osqtwist.interfaces import IStores
 from osqtwist.inventory import Inventory
 from osqtwist.livequery import LiveQueries
@@ -69,7 +70,7 @@ def admin_api(
     sinks: SinkView,
     figures: SummedFigures,
     rules: OperatorRules,
-    flags: Callable[[], str],
+    flags: Flagfiles,
     crew: WorkerCrew | None = None,
     live_rules: LiveRules = LiveRules(),
     alert_rules: Sequence[AlertRule] = (),
@@ -80,7 +81,7 @@ def admin_api(
 
     :param figures: those of every process.
     :param rules: who may do what.
-    :param flags: writes a flagfile for nodes.
+    :param flags: writes flagfiles for nodes.
     :param crew: the worker processes, if there are any.
     :param live_rules: for distributed queries.
     :param lists: the revocation lists of nodes' certificates.

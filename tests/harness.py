@@ -25,6 +25,7 @@ from osqtwist.assembly import assemble
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.enrollsecret import EnrollSecrets, parse_enroll_secrets
 from osqtwist.figures import SummedFigures
+from osqtwist.flags import Flagfiles, NodeFiles
 from osqtwist.housekeeping import LogKeeping
 from osqtwist.identity import CertificateIdentity
 from osqtwist.interfaces import StoreUnavailable
@@ -220,7 +221,7 @@ class InMemoryServer:
             self.sinks,
             self.figures,
             rules,
-            lambda: "--flag\n",
+            Flagfiles(8443, NodeFiles("ca.pem", "node.pem", "node.key", "secret"), "osquery.example.com"),
             live_rules=self.settings.live,
             alert_rules=read_rules(self.settings.alert),
         )

@@ -56,7 +56,15 @@ def test_no_document_names_an_option_that_is_not_there() -> None:
     # twistd's, osquery's, and other programs' own.
     known |= {"--nodaemon", "--pidfile", "--logfile", "--uid", "--gid", "--unix-socket", "--help"}
     known |= {"--flagfile", "--ephemeral", "--database_path", "--tls_hostname", "--tls_client_cert", "--tls_client_key"}
-    known |= {"--disable_enrollment", "--tls_enroll_override", "--enroll_secret_path", "--quick", "--editable"}
+    known |= {
+        "--disable_enrollment",
+        "--tls_enroll_override",
+        "--enroll_secret_path",
+        "--quick",
+        "--editable",
+        "--now",
+        "--config_plugin",
+    }
     for path in (ROOT / "bench").rglob("*.py"):
         known |= set(re.findall(r'"(--[a-z-]+)"', path.read_text()))
     named = set(re.findall(r"(?<![-\w])--[a-z][a-z_-]*[a-z]", EVERYTHING))

@@ -40,6 +40,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "logbatch",
             "logevent",
             "node",
+            "nodeplatforms",
             "nodekey",
             "noderow",
             "ocspanswer",

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import attrs
+import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from osqtwist.figures import SummedFigures
+from osqtwist.flags import BadHostname, Flagfiles
 from osqtwist.interfaces import StoreFull, StoreUnavailable
 from osqtwist.inventory import Inventory
 from osqtwist.operator import Role
 from osqtwist.sinkview import SinkView
 from osqtwist.web.operations import Call, Operation
+from osqtwist.wire import MalformedRequest
 
 _TEXT = "text/plain; charset=utf-8"
+
+
+class FlagsWanted(msgspec.Struct, forbid_unknown_fields=True):
+    """For whom a flagfile is."""
+
+    platform: Annotated[
+        Literal["", "linux", "darwin", "windows"],
+        msgspec.Meta(description="osquery's packages for it; empty for the server's own machine"),
+    ] = ""
+    hostname: Annotated[
+        str, msgspec.Meta(max_length=300, description="HOST or HOST:PORT of the server, as nodes see it")
+    ] = ""
 
 
 @attrs.frozen
@@ -32,7 +47,7 @@ class ServiceOperations:
     inventory: Inventory
     sinks: SinkView
     figures: SummedFigures
-    flags: Callable[[], str]
+    flags: Flagfiles
     refusing: Callable[[], dict[str, Any]]
 
     def operations(self) -> Sequence[Operation]:
@@ -41,7 +56,7 @@ class ServiceOperations:
             Operation("GET", "/healthz", self.healthz, None),
             Operation("GET", "/metrics", self.metrics, Role.VIEWER, bytes, media=CONTENT_TYPE_LATEST),
             Operation("GET", "/api/v1/status", self.status, Role.VIEWER),
-            Operation("GET", "/api/v1/flags", self.flagfile, Role.VIEWER, bytes, media=_TEXT),
+            Operation("GET", "/api/v1/flags", self.flagfile, Role.VIEWER, bytes, FlagsWanted, media=_TEXT),
         )
 
     async def healthz(self, call: Call) -> Any:
@@ -63,5 +78,8 @@ class ServiceOperations:
         return await self.inventory.status() | {"sinks": brief} | self.refusing()
 
     async def flagfile(self, call: Call) -> bytes:
-        """An osqueryd flagfile that works with this server."""
-        return self.flags().encode()
+        """An osqueryd flagfile that works with this server, for its own machine or osquery's packages of a platform."""
+        try:
+            return self.flags.text(call.query.platform, call.query.hostname).encode()
+        except BadHostname as problem:
+            raise MalformedRequest(str(problem)) from None
