@@ -11,7 +11,8 @@ import functools
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 import msgspec
@@ -82,15 +83,30 @@ class IdentityRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :ivar issuer: the rule counts only for certificates of this issuer: its common name, or its whole name (RFC 4514).
     :ivar pattern: a regular expression that must match all of the value; its first group, if any, is the identity.
     :ivar namespace: put before the identity, so that two CAs cannot speak of the same node.
+    :ivar kind: a kind of rule from a plug-in, which takes the place of :attr:`source`; see :class:`ForeignRule`.
+    :ivar settings: what the kind takes.
     """
 
     source: str = "subject.CN"
     issuer: str = ""
     pattern: str = ""
     namespace: str = ""
+    kind: str = ""
+    settings: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
         _check_rule(self.source, self.pattern)
+        if self.settings and not self.kind:
+            raise ValueError("settings are for a kind of a plug-in, and no kind is given")
+
+    @property
+    def called(self) -> str:
+        """What messages call the part of the certificate that the rule is about."""
+        return self.source
+
+    def values(self, certificate: x509.Certificate) -> Sequence[str]:
+        """What the rule finds, before its pattern."""
+        return values_of(certificate, self.source)
 
     def covers(self, certificate: x509.Certificate) -> bool:
         """Whether the certificate's issuer is the rule's."""
@@ -98,6 +114,38 @@ class IdentityRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             certificate.issuer.rfc4514_string(),
             *_texts(certificate.issuer, NameOID.COMMON_NAME),
         )
+
+
+class ForeignRule(IdentityRule, frozen=True, kw_only=True):
+    """
+    A rule whose values a plug-in finds; issuer, pattern and namespace are as in every rule.
+
+    :ivar find: what :class:`osqtwist.identityinterfaces.IIdentityRule` says of ``find``, with its settings.
+    """
+
+    find: Callable[[x509.Certificate], Any]
+
+    @property
+    def called(self) -> str:
+        """See :class:`IdentityRule`."""
+        return f"{self.kind} (a plug-in's)"
+
+    def values(self, certificate: x509.Certificate) -> Sequence[str]:
+        """
+        See :class:`IdentityRule`.
+
+        :raise UnidentifiedCertificate: the plug-in failed; what it may have found is not guessed.
+        """
+        try:
+            found = self.find(certificate)
+            values = [found] if isinstance(found, str) else list(found or ())
+        except UnidentifiedCertificate:
+            raise
+        except Exception as problem:
+            raise UnidentifiedCertificate(f"the identity rule {self.kind} failed: {problem!r}") from problem
+        if not all(isinstance(value, str) for value in values):
+            raise UnidentifiedCertificate(f"the identity rule {self.kind} failed: what it found is not text")
+        return values
 
 
 class TagRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,19 +183,19 @@ def _identify(
     for rule in rules:
         if not rule.covers(certificate):
             continue
-        candidates = values_of(certificate, rule.source)
+        candidates = list(rule.values(certificate))
         if rule.pattern:
             matches = [match for value in candidates if (match := _pattern(rule.pattern).fullmatch(value))]
             candidates = [match.group(1) if match.re.groups else match.group(0) for match in matches]
             candidates = [value for value in candidates if value]
         if not candidates:
-            reason = f"it has no {rule.source}" + (" that fits the pattern" if rule.pattern else "")
+            reason = f"it has no {rule.called}" + (" that fits the pattern" if rule.pattern else "")
             continue
         if len(set(candidates)) > 1:
-            raise UnidentifiedCertificate(f"its {rule.source} is ambiguous: it has {len(set(candidates))} of them")
+            raise UnidentifiedCertificate(f"its {rule.called} is ambiguous: it has {len(set(candidates))} of them")
         return CertificateIdentity(
-            value=rule.namespace + _checked(candidates[0], rule.source),
-            source=rule.source,
+            value=rule.namespace + _checked(candidates[0], rule.called),
+            source=rule.kind or rule.source,
             issuer=certificate.issuer.rfc4514_string(),
             serial=f"{certificate.serial_number:x}",
             fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),

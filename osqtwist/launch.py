@@ -35,6 +35,8 @@ from osqtwist.front import Front, NodePorts
 from osqtwist.garbage import RareCollections
 from osqtwist.housekeeping import LogKeeping
 from osqtwist.identity import IdentityCache
+from osqtwist.identityinterfaces import BadIdentityRule
+from osqtwist.identityrules import read_identity_rules
 from osqtwist.interfaces import IStores, StoreUnavailable
 from osqtwist.layers import BadConfiguration
 from osqtwist.metrics import Metrics
@@ -82,6 +84,7 @@ EXPECTED = (
     BadRedisURL,
     BadSinkSetting,
     BadAlertRule,
+    BadIdentityRule,
     NotDurable,
     StoreUnavailable,
     UnusablePKI,
@@ -235,7 +238,7 @@ class NodeSide:
             settings,
             stores,
             folder.configuration,
-            PeerIdentities(IdentityCache(settings.identity, settings.certificate_tags)),
+            PeerIdentities(IdentityCache(read_identity_rules(settings.identity), settings.certificate_tags)),
             secrets,
             NodeKeys(state.signing_keys()),
             state.path / CARVES,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import re
 import shutil
 import sqlite3
-import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from twisted.internet import reactor
 from osqtwist.routing import RouteSettings
 from osqtwist.sinks.kinds import OUR_KINDS, kind_named
 from osqtwist.sinksettings import read_sinks
+from tests.examplepackages import EXAMPLES, example
 from tests.sinkcontract import CONTRACT, Promise, name_of
 from tests.test_delivery_process import post, until
 from tests.test_twistd import Start, start
@@ -30,7 +29,7 @@ from tests.test_twistd import Start, start
 __all__ = ["start"]
 
 ROOT = Path(__file__).parent.parent
-EXAMPLE = ROOT / "examples" / "sqlite-sink"
+EXAMPLE = EXAMPLES / "sqlite-sink"
 MANUAL = (ROOT / "docs" / "sinks.md").read_text()
 WALK = (ROOT / "docs" / "writing-a-sink.md").read_text()
 
@@ -85,15 +84,7 @@ def test_every_example_makes_a_sink(kind: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def module() -> Any:
-    spec = importlib.util.spec_from_file_location("osqtwist_sqlite", EXAMPLE / "osqtwist_sqlite.py")
-    assert spec
-    assert spec.loader
-    found = importlib.util.module_from_spec(spec)
-    # Its byte code has no place among the sources.
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    spec.loader.exec_module(found)
-    sys.dont_write_bytecode = before
-    return found
+    return example("sqlite-sink")
 
 
 @attrs.define
