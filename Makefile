@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= ssl:8443
 SECONDS ?= 60
 
-.PHONY: run test test-fast lint bench crashtest clean help
+.PHONY: run test test-fast lint docs bench crashtest clean help
 
 help:           ## What there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -35,9 +35,13 @@ test-fast: $(VENV)/test.stamp  ## The tests that take no time: run them on every
 	env -u PYTHONDONTWRITEBYTECODE TESTS_FEWER_EXAMPLES=1 $(BIN)/python -m pytest -m 'not slow' -q --numprocesses 2
 
 lint: $(VENV)/test.stamp  ## ruff and mypy
-	$(BIN)/ruff format --check osqtwist twisted tests bench
-	$(BIN)/ruff check osqtwist twisted tests bench
+	$(BIN)/ruff format --check osqtwist twisted tests bench docs
+	$(BIN)/ruff check osqtwist twisted tests bench docs
 	$(BIN)/mypy
+
+docs: $(VENV)/test.stamp  ## The documents as a site, in build/site
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs/site -d build/doctrees . build/site
+	@echo "open build/site/docs/index.html"
 
 bench: $(VENV)/test.stamp  ## CPU per connection and request, beside nginx, http.server, aiohttp and Go
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -128,6 +128,15 @@ def test_every_test_that_is_cited_exists() -> None:
         assert f"def {name}(" in (ROOT / "tests" / file).read_text("utf-8"), f"{file}::{name}"
 
 
+def test_every_document_is_in_the_contents() -> None:
+    """The tree of contents of the site is read off the lists of docs/index.md."""
+    listed = re.findall(r"^- \[[^]]*\]\(([^)]+\.md)\)", (ROOT / "docs" / "index.md").read_text("utf-8"), re.M)
+    documents = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    outside = {"../README.md", "../CHANGELOG.md"}
+    assert (documents - {"index.md"}) | outside == {*listed}, "give each document a line in a list of docs/index.md"
+    assert len(listed) == len({*listed})
+
+
 def test_every_link_leads_somewhere() -> None:
     """Files, and headings in them."""
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
