@@ -172,7 +172,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
             *([AuditStream(reactor, node_side.stores)] if settings.sink else []),
             LogKeeping(reactor, node_side.stores, sinks, settings.log_retention_hours * 3600, node_side.parts.report),
             *node_side.parts.services,
-            *_delivery_child(reactor, settings, redis_url),
+            *_delivery_child(reactor, settings, redis_url, metrics),
         ],
         first_looks=node_side.parts.first_looks,
         listen_admin=[
@@ -232,7 +232,7 @@ class NodeSide:
             Path(settings.config).absolute() if settings.config else SAMPLE_CONFIG,
             lambda ok: metrics.config_reloads.labels(result=_word(ok)).inc(),
         )
-        stores = server_stores(reactor, settings, place)
+        stores = server_stores(reactor, settings, place, metrics.store)
         parts = assemble(
             reactor,
             settings,
@@ -273,7 +273,7 @@ def _look_at_redis(settings: Settings) -> RedisPlace:
     return place
 
 
-def _delivery_child(reactor: Any, settings: Settings, redis_url: str) -> list[IService]:
+def _delivery_child(reactor: Any, settings: Settings, redis_url: str, metrics: Metrics) -> list[IService]:
     """The child that delivers logs, if there is anything to deliver to."""
     read_rules(settings.alert)
     if not (settings.sink or settings.alert) or settings.role == "nodes":
@@ -281,7 +281,12 @@ def _delivery_child(reactor: Any, settings: Settings, redis_url: str) -> list[IS
     for plan in read_sinks(settings.sink):
         plan.make(reactor)
     instructions = msgspec.json.encode(Instructions(settings, redis_url))
-    return [ChildProcess(reactor, "delivery", child_words(), instructions)]
+
+    def happened(word: str) -> None:
+        if word == "died":
+            metrics.delivery_deaths.inc()
+
+    return [ChildProcess(reactor, "delivery", child_words(), instructions, on_event=happened)]
 
 
 def _with_credentials(settings: Settings, state: StateFolder) -> tuple[Settings, Path | None, DevelopmentPKI | None]:

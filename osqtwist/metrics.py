@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15)
 
 
-SUMMED_GAUGES = frozenset({"osqtwist_connections", "osqtwist_parked_reads"})
+SUMMED_GAUGES = frozenset({"osqtwist_connections", "osqtwist_parked_reads", "osqtwist_store_connections_down"})
 """Gauges of which each worker has its share.  The others are set by one process, or say the same in each."""
 
 
@@ -59,6 +59,7 @@ class Metrics:
             "osqtwist_configs", "Configs answered; etag 'ok' means the node had it.", ["etag"], registry=registry
         )
         self._count_readings(registry)
+        self.store = StoreMetrics(registry)
         self.rollout_percent = Gauge(
             "osqtwist_rollout_percent",
             "Share of nodes that the version of the configuration that is tried is for, 0 if none is.",
@@ -174,9 +175,17 @@ class Metrics:
             registry=registry,
         )
         self._count_fleet(registry)
+        self._count_processes(registry)
+
+    def _count_processes(self, registry: CollectorRegistry) -> None:
         self.workers = Gauge("osqtwist_workers", "Worker processes that serve nodes now.", registry=registry)
         self.worker_deaths = Counter(
             "osqtwist_worker_deaths", "Worker processes that ended without being asked to.", registry=registry
+        )
+        self.delivery_deaths = Counter(
+            "osqtwist_delivery_deaths",
+            "Times that the delivery process ended without being asked to.",
+            registry=registry,
         )
         self.store_up = Gauge("osqtwist_store_up", "Whether the store answers: 1 or 0.", registry=registry)
         self.certificate_expiry = Gauge(
@@ -251,5 +260,29 @@ class CertificateMetrics:
             "osqtwist_ocsp_unchecked",
             "Requests with a certificate of which nobody says whether it is good, by what became of them.",
             ["result"],
+            registry=registry,
+        )
+
+
+class StoreMetrics:
+    """What is counted of connections to the store, by the server that they are to."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.connections_down = Gauge(
+            "osqtwist_store_connections_down",
+            "Connections to a server of the store that processes want and do not have: calls fail at once.",
+            ["server"],
+            registry=registry,
+        )
+        self.timeouts = Counter(
+            "osqtwist_store_timeouts",
+            "Calls that a server of the store did not answer in time.",
+            ["server"],
+            registry=registry,
+        )
+        self.calls_refused = Counter(
+            "osqtwist_store_calls_refused",
+            "Calls that were not even made: away, on trial after one that was not answered in time, or too many.",
+            ["server", "why"],
             registry=registry,
         )

@@ -10,6 +10,7 @@ from twisted.logger import Logger
 
 from osqtwist.interfaces import IStores, StoreUnavailable
 from osqtwist.loginterfaces import Budgets
+from osqtwist.metrics import StoreMetrics
 from osqtwist.settings import BadSetting, Settings
 from osqtwist.storage.redis import RedisStores
 from osqtwist.storage.redis_durability import NotDurable
@@ -72,12 +73,14 @@ def look_at_log_servers(settings: Settings) -> None:
             raise NotDurable(f"--log-redis {server.place.name}: {problem}") from None
 
 
-def server_stores(reactor: Any, settings: Settings, place: RedisPlace) -> IStores:
+def server_stores(reactor: Any, settings: Settings, place: RedisPlace, metrics: StoreMetrics | None = None) -> IStores:
     """The stores of a process that serves nodes or operators."""
     servers = log_servers(settings)
     if not servers:
-        return RedisStores(reactor, place, settings.redis_prefix, settings.budgets, settings.durability)
-    main = RedisStores(reactor, place, settings.redis_prefix, settings.budgets)
+        return RedisStores(
+            reactor, place, settings.redis_prefix, settings.budgets, settings.durability, metrics=metrics
+        )
+    main = RedisStores(reactor, place, settings.redis_prefix, settings.budgets, metrics=metrics)
     shards = [
         Shard(
             server.place.name,
@@ -88,6 +91,7 @@ def server_stores(reactor: Any, settings: Settings, place: RedisPlace) -> IStore
                 _share(settings),
                 settings.durability,
                 called=server.called,
+                metrics=metrics,
             ),
             server.is_draining,
         )

@@ -125,13 +125,18 @@ class ChildProcess(Service):
         self.starts += 1
         self._ended = Deferred()
         protocol = _Child(self._said, self._has_ended)
-        self._transport = self.reactor.spawnProcess(
-            protocol,
-            self.words[0],
-            list(self.words),
-            env=dict(os.environ),
-            childFDs={0: "w", 1: 1, 2: 2, MESSAGES: "r", **self.descriptors},
-        )
+        try:
+            self._transport = self.reactor.spawnProcess(
+                protocol,
+                self.words[0],
+                list(self.words),
+                env=dict(os.environ),
+                childFDs={0: "w", 1: 1, 2: 2, MESSAGES: "r", **self.descriptors},
+            )
+        except OSError as problem:
+            # No file descriptors, no memory or no processes left: for now.
+            self._has_ended(Failure(problem))
+            return
         self._transport.write(self.instructions + b"\n")
         self._listen()
         self.on_event("started")

@@ -21,6 +21,7 @@ from twisted.logger import LogEvent, globalLogPublisher
 
 from osqtwist.interfaces import StoreFull, StoreUnavailable
 from osqtwist.storage import redis_connection, redis_signals
+from osqtwist.storage.circuit import AT_ONCE_ON_TRIAL
 from osqtwist.storage.redis_connection import Login
 from osqtwist.storage.redis_url import RedisPlace, check_redis
 from tests.stores import RealValkey, valkey
@@ -303,6 +304,29 @@ async def test_a_listener_that_hangs_is_found_and_replaced(server: RealValkey, m
     await stores.close()
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_answers_only_to_a_ping_is_not_besieged(server: RealValkey) -> None:
+    """Its connection is made, but few calls wait for it; once one is answered all go through again."""
+    stores = server.stores(reactor)
+    redis = stores._redis
+    redis.deadline = 0.4
+    await stores.ready()
+    server.ask("CLIENT", "PAUSE", "2000", "WRITE")
+    with pytest.raises(StoreUnavailable, match="in time"):
+        await stores.nodes.record(a_node())
+    await redis.connected(2.0)
+    calls = [Deferred.fromCoroutine(stores.nodes.record(a_node(number))) for number in range(20)]
+    assert sum(call.called for call in calls) == 20 - AT_ONCE_ON_TRIAL
+    outcomes = await DeferredList(calls, consumeErrors=True)
+    assert all(value.check(StoreUnavailable) for _, value in outcomes)
+    server.ask("CLIENT", "UNPAUSE")
+    await redis.connected(3.0)
+    assert redis.circuit.state == "on trial"
+    await stores.nodes.record(a_node())
+    assert redis.circuit.state == "closed"
+    await stores.close()
+
+
 # -- sentinels
 
 
@@ -358,3 +382,23 @@ async def test_the_master_is_found_through_the_first_sentinel_that_knows_it(watc
     await stores.close()
     with pytest.raises(StoreUnavailable, match="know no master 'nobody'"):
         check_redis(unknown)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_master_that_became_a_replica_is_left(watched: Any) -> None:
+    """A write to it fails once; then the master is looked for, and one that is none is passed over."""
+    master, watch_port = watched
+    stores = master.stores(reactor, RedisPlace("sentinel", (("127.0.0.1", watch_port),), "", Login(), "main"))
+    await stores.ready()
+    master.ask("REPLICAOF", "127.0.0.1", "1")
+    with pytest.raises(StoreFull, match="READONLY"):
+        await stores.nodes.record(a_node())
+    with pytest.raises(StoreUnavailable, match="replica"):
+        await stores.nodes.get(NODE)
+    await pause(0.3)
+    with pytest.raises(StoreUnavailable, match="is a replica"):
+        await stores.nodes.get(NODE)
+    master.ask("REPLICAOF", "NO", "ONE")
+    await until_it_answers(stores)
+    await stores.nodes.record(a_node())
+    await stores.close()

@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.loginterfaces import Budgets, LogServer
+from osqtwist.metrics import StoreMetrics
 from osqtwist.storage.redis_alerts import RedisAlertStore
 from osqtwist.storage.redis_audit import RedisAuditStore
 from osqtwist.storage.redis_carves import RedisCarveStore
@@ -42,7 +43,8 @@ class RedisStores:
     :param ready_within: seconds that :meth:`ready` waits for a connection.
     :param durability: see :mod:`osqtwist.storage.redis_durability`.
     :param prefix: begins every key and channel, so that several servers can share one Redis.
-    :param called: what messages call the server.
+    :param called: what messages and metrics call the server.
+    :param metrics: where it is counted how its connections do.
     """
 
     def __init__(
@@ -54,16 +56,26 @@ class RedisStores:
         durability: str = "append",
         ready_within: float = READY_WITHIN,
         called: str = "the store",
+        metrics: StoreMetrics | None = None,
     ) -> None:
         where = FindServer(reactor, place)
-        self._redis = RedisConnection(reactor, where, place.login, called=called)
+
+        def connection(**more: Any) -> RedisConnection:
+            may_move = place.kind == "sentinel"
+            return RedisConnection(
+                reactor, where, place.login, called=called, metrics=metrics, may_move=may_move, **more
+            )
+
+        self._redis = connection()
         self._connections = [self._redis]
         appends = self._redis
         if waiting_command(durability):
-            appends = RedisConnection(reactor, where, place.login, log_trouble=False, called=called)
+            appends = connection(log_trouble=False)
             self._connections.append(appends)
         self.signals = RedisSignals(reactor, self._redis, prefix)
-        self._listener = RedisConnection(reactor, where, place.login, protocol=self.signals.protocol, called=called)
+        self._listener = connection(protocol=self.signals.protocol)
+        # It subscribes to everything at once, and nobody would do it again.
+        self._listener.circuit.on_trial = self._listener.circuit.most
         self.signals.listener = self._listener
         self.nodes = RedisNodeStore(self._redis, prefix)
         self.queries = RedisQueryStore(self._redis, prefix, self.signals.channel("results"))

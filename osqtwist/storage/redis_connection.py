@@ -4,7 +4,7 @@ One connection to Redis, with a life of our own around txredisapi's protocol.
 txredisapi's own reconnecting waits for ever when the server is away and queues without bound.  Here a command fails
 at once when there is no connection, and after its deadline when there is; then the connection is dropped, because
 replies come in order and a late one would belong to another command.  A connection counts only after AUTH, SELECT
-and PING.
+and PING; :mod:`osqtwist.storage.circuit` says how many calls it then gets.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from osqtwist.interfaces import StoreFull, StoreUnavailable
+from osqtwist.metrics import StoreMetrics
+from osqtwist.storage.circuit import Circuit
 
 DEADLINE = 3.0
 """Seconds that a command may take.  A node waits 16 s for its answer in all."""
 MAX_IN_FLIGHT = 10_000
 _MAX_BACKOFF = 2.0
+_MOVES_APART = 5.0
+"""Seconds between two looks where the master is now, because the server that was it takes no writes."""
 
 _AWAY = ("LOADING", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "UNKILLABLE")
 _FULL = ("OOM", "MISCONF", "READONLY", "NOREPLICAS")
@@ -73,6 +77,9 @@ class RedisConnection:
     :ivar on_connect: called each time a connection is usable.
     :ivar protocol: txredisapi's protocol class, or one made of it.
     :ivar called: what messages call the server; without credentials.
+    :ivar metrics: where it is counted how the connection does.
+    :ivar may_move: whether :attr:`next_endpoint` may name another server than before, as sentinels do.  Then one that
+        is no master is passed over, and one that turns out to be none any more is left.
     """
 
     reactor: IReactorTime
@@ -83,6 +90,10 @@ class RedisConnection:
     deadline: float = DEADLINE
     log_trouble: bool = True
     called: str = "the store"
+    metrics: StoreMetrics | None = None
+    may_move: bool = False
+    circuit: Circuit = attrs.field(init=False)
+    _moved_at: float = attrs.field(default=0.0, init=False)
     _current: Any = attrs.field(default=None, init=False)
     _in_flight: int = attrs.field(default=0, init=False)
     _is_closed: bool = attrs.field(default=False, init=False)
@@ -93,9 +104,13 @@ class RedisConnection:
     _waiting: list[Deferred[None]] = attrs.field(factory=list, init=False)
     _log = Logger()
 
+    def __attrs_post_init__(self) -> None:
+        self.circuit = Circuit(self.called, self.metrics, MAX_IN_FLIGHT)
+
     def open(self) -> None:
         """Begin to connect, and keep connected until :meth:`close`."""
         self._is_closed = False
+        self.circuit.begin()
         self._attempt = Deferred.fromCoroutine(self._connect())
 
     def close(self) -> None:
@@ -107,6 +122,7 @@ class RedisConnection:
         if self._attempt is not None:
             self._attempt.cancel()
         self._drop("closed")
+        self.circuit.end()
         self._tell_waiting()
 
     async def connected(self, within: float) -> None:
@@ -160,10 +176,9 @@ class RedisConnection:
 
     async def _send(self, command: Sequence[Any], deadline: float | None) -> Any:
         protocol = self._current
-        if protocol is None:
-            raise StoreUnavailable(f"{self.called} does not answer: {self._trouble}")
-        if self._in_flight >= MAX_IN_FLIGHT:
-            raise StoreUnavailable(f"{self.called} is behind: too many commands under way")
+        if refusal := self.circuit.refusal(self._in_flight):
+            trouble = f": {self._trouble}" if protocol is None else ""
+            raise StoreUnavailable(f"{self.called} {refusal}{trouble}")
         answer: Deferred[Any] = Deferred()
         sent = protocol.execute_command(*command)
         self._in_flight += 1
@@ -173,22 +188,41 @@ class RedisConnection:
         try:
             reply = await answer
         except txredisapi.ResponseError as problem:
-            raise _meaning(problem, self.called) from None
+            reply = problem
         except (txredisapi.RedisError, ConnectionError) as problem:
             raise StoreUnavailable(f"{self.called} does not answer: {problem}") from None
         finally:
             self._in_flight -= 1
             if over.active():
                 over.cancel()
+        if protocol is self._current:
+            self._answered()
         if isinstance(reply, Exception):
+            if self.may_move and str(reply).startswith("READONLY"):
+                self._look_for_master(protocol)
             raise _meaning(reply, self.called)
         return reply
 
+    def _answered(self) -> None:
+        if self._failures:
+            self._failures = 0
+            if self.log_trouble:
+                self._log.info("{called} answers again", called=self.called)
+        self.circuit.answered()
+
     def _too_late(self, protocol: Any, answer: Deferred[Any]) -> None:
+        # Whoever hears of it may call again at once, and must find the circuit as it is now.
+        if protocol is self._current:
+            self.circuit.too_late()
+            self._drop("no answer in time")
         if not answer.called:
             answer.errback(StoreUnavailable(f"{self.called} does not answer in time"))
-        if protocol is self._current:
-            self._drop("no answer in time")
+
+    def _look_for_master(self, protocol: Any) -> None:
+        now = self.reactor.seconds()
+        if protocol is self._current and not 0 <= now - self._moved_at < _MOVES_APART:
+            self._moved_at = now
+            self._drop("it is a replica now")
 
     async def _connect(self) -> None:
         try:
@@ -213,10 +247,10 @@ class RedisConnection:
         if self._is_closed:
             protocol.transport.abortConnection()
             return
-        if self._failures:
-            self._log.info("{called} answers again", called=self.called)
-        self._failures = 0
         self._current = protocol
+        self.circuit.connected()
+        if self.circuit.state == "closed":
+            self._answered()
         protocol.whenDisconnected().addCallback(lambda _: self._lost(protocol))
         self._tell_waiting()
         self.on_connect()
@@ -234,10 +268,22 @@ class RedisConnection:
             # A server that cannot write to its disk says so even here; it still serves what it has.
             if not isinstance(_meaning(problem, self.called), StoreFull):
                 raise
+        if self.may_move:
+            await self._look_at_role(protocol)
+
+    async def _look_at_role(self, protocol: Any) -> None:
+        # A sentinel may name the old master for a while, or it may come back before it hears that it is none.
+        try:
+            role = await protocol.execute_command("ROLE")
+        except txredisapi.ResponseError:
+            return  # Its ACL does not let us ask.
+        if isinstance(role, list) and role and role[0] != b"master":
+            raise StoreUnavailable("what the sentinels call the master is a replica")
 
     def _lost(self, protocol: Any) -> None:
         if protocol is self._current:
             self._current = None
+            self.circuit.lost()
             if not self._is_closed:
                 self._again("the connection was lost")
 
@@ -245,6 +291,7 @@ class RedisConnection:
         protocol, self._current = self._current, None
         if protocol is None:
             return
+        self.circuit.lost()
         protocol.transport.abortConnection()
         if not self._is_closed:
             self._again(why)
