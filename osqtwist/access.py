@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence, Set
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import attrs
 import msgspec
@@ -13,13 +13,48 @@ from twisted.internet.interfaces import IReactorTime
 
 from osqtwist.identity import SOURCES, values_of
 from osqtwist.interfaces import IStores, NoSuchThing
-from osqtwist.operator import ROLE_WORDS, Actor, NotAllowed, NotKnown, Role, new_token, token_id_of
+from osqtwist.operator import (
+    ROLE_WORDS,
+    AccessToken,
+    Actor,
+    NotAllowed,
+    NotKnown,
+    Role,
+    RoleWord,
+    new_token,
+    token_id_of,
+)
 
 _USED_EVERY = 60.0
 _MOST_TOKENS = 1000
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 
-RoleWord = Literal["viewer", "operator", "admin"]
+
+class TokenRow(TypedDict):
+    """A token, without its text; no groups are all groups."""
+
+    token_id: str
+    name: str
+    role: RoleWord
+    groups: list[str]
+    created_at: float
+    created_by: str
+    expires_at: float
+    ended: bool
+    used_at: float | None
+
+
+class NewToken(TokenRow):
+    """With its text, which is shown this once."""
+
+    token: str
+
+
+class TokensRevoked(TypedDict):
+    """How many tokens of a name were taken back."""
+
+    name: str
+    revoked: int
 
 
 class BadToken(ValueError):
@@ -53,7 +88,7 @@ class OperatorRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     socket: Literal["viewer", "operator", "admin", "nobody"] = "admin"
     users: dict[str, RoleWord] = {}
-    certificates: tuple[CertificateRole, ...] = tuple(CertificateRole(word, word) for word in reversed(ROLE_WORDS))  # type: ignore[arg-type]
+    certificates: tuple[CertificateRole, ...] = tuple(CertificateRole(word, word) for word in reversed(ROLE_WORDS))
 
     def actor_on_socket(self, user: str) -> Actor:
         """
@@ -114,7 +149,7 @@ class Access:
         actor: Actor = token.actor
         return actor
 
-    async def add(self, name: str, role: Role, groups: Sequence[str], seconds: float, by: Actor) -> dict[str, Any]:
+    async def add(self, name: str, role: Role, groups: Sequence[str], seconds: float, by: Actor) -> NewToken:
         """
         Hand out a token; its text is in the answer, and nowhere else from now on.
 
@@ -137,12 +172,12 @@ class Access:
         await self.stores.operators.add_token(token)
         return {**self._row(token, now), "token": text}
 
-    async def tokens(self) -> list[dict[str, Any]]:
+    async def tokens(self) -> list[TokenRow]:
         """All tokens, without their texts."""
         now = self.clock.seconds()
         return [self._row(token, now) for token in await self.stores.operators.tokens()]
 
-    async def revoke(self, name: str) -> dict[str, Any]:
+    async def revoke(self, name: str) -> TokensRevoked:
         """Take back every token of that name or id."""
         found = [each for each in await self.stores.operators.tokens() if name in (each.name, each.token_id)]
         if not found:
@@ -151,7 +186,7 @@ class Access:
             await self.stores.operators.remove_token(token.token_id)
         return {"name": found[0].name, "revoked": len(found)}
 
-    def _row(self, token: Any, now: float) -> dict[str, Any]:
+    def _row(self, token: AccessToken, now: float) -> TokenRow:
         return {
             "token_id": token.token_id,
             "name": token.name,

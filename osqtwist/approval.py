@@ -9,7 +9,7 @@ it asks again, after ten minutes at most.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal, TypedDict
 
 import attrs
 import msgspec
@@ -26,6 +26,49 @@ _MOST_NOTED = 10_000
 KEPT_FOR = 7 * 86400.0
 """Seconds after which who does not ask any more is not kept."""
 MOST_AT_ONCE = 1000
+
+
+class CertificateName(TypedDict):
+    """Which certificate."""
+
+    issuer: str
+    serial: str
+
+
+class PendingRow(TypedDict):
+    """A node that waits for approval: since when, and when it asked last."""
+
+    node: str
+    name: str
+    proof: Literal["certificate", "secret"]
+    secret: str | None
+    host_identifier: str
+    platform: str
+    osquery_version: str
+    tags: list[str]
+    address: str
+    certificate: CertificateName | None
+    first_at: float
+    asked_at: float
+
+
+class NodeName(TypedDict):
+    """A node's id and name."""
+
+    node: str
+    name: str
+
+
+class NodesApproved(TypedDict):
+    """Nodes that were let in."""
+
+    approved: list[NodeName]
+
+
+class NodesRefused(TypedDict):
+    """Nodes that stay out."""
+
+    refused: list[NodeName]
 
 
 class ApprovalPending(Exception):
@@ -75,14 +118,14 @@ class Approvals:
     clock: IReactorTime
     stores: IStores
 
-    async def waiting(self, where: str, offset: int, limit: int) -> list[dict[str, Any]]:
+    async def waiting(self, where: str, offset: int, limit: int) -> list[PendingRow]:
         """Nodes that wait, who asked last first; one more than ``limit`` from ``offset`` on if there is."""
         await self.stores.pending.remove_before(self.clock.seconds() - KEPT_FOR)
         target = Target(where=where)
         found = [each for each in await self.stores.pending.all() if target.matches(each.node.facts())]
         return [_row(each) for each in found[: offset + limit + 1]]
 
-    async def approve(self, names: Sequence[str], where: str) -> dict[str, Any]:
+    async def approve(self, names: Sequence[str], where: str) -> NodesApproved:
         """
         Let in who waits under these names or ids, or all that an expression means.
 
@@ -100,7 +143,7 @@ class Approvals:
             await self.stores.pending.remove([each.node.node_id])
         return {"approved": [{"node": each.node.node_id, "name": each.node.name} for each in found.values()]}
 
-    async def refuse(self, name: str, reason: str) -> dict[str, Any]:
+    async def refuse(self, name: str, reason: str) -> NodesRefused:
         """
         Revoke a node that waits: it is refused until that is taken back.
 
@@ -130,7 +173,7 @@ class Approvals:
         return found
 
 
-def _row(each: PendingNode) -> dict[str, Any]:
+def _row(each: PendingNode) -> PendingRow:
     node, certificate = each.node, each.node.certificate
     return {
         "node": node.node_id,

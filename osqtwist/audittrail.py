@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import attrs
-import msgspec
 from twisted.internet.interfaces import IReactorTime
 
 from osqtwist.auditentry import NO_ENTRY, AuditEntry, first_break
@@ -17,7 +16,16 @@ _MOST_DETAIL = 2000
 
 _STRANGERS_A_MINUTE = 10
 
-Emit = Callable[[dict[str, Any]], None]
+Emit = Callable[[AuditEntry], None]
+
+
+class Verified(TypedDict):
+    """Whether each entry follows from the one before; `broken_at` is the first that does not."""
+
+    entries: int
+    newest_hash: str
+    whole: bool
+    broken_at: int | None
 
 
 @attrs.define
@@ -69,21 +77,21 @@ class AuditTrail:
             more = f", and {left_out} others like it before" if left_out else ""
             await self._append(f"somebody at {where}", action, "", f"refused: {why}{more}")
 
-    async def newest(self, count: int) -> list[dict[str, Any]]:
+    async def newest(self, count: int) -> list[AuditEntry]:
         """The newest entries, the newest first."""
         length = await self.stores.audit.length()
         entries = await self.stores.audit.read(max(1, length - count + 1), count)
-        return [msgspec.to_builtins(entry) for entry in reversed(entries)]
+        return list(reversed(entries))
 
     async def all(self, emit: Emit) -> None:
         """Hand on every entry, the oldest first."""
         start = 1
         while entries := await self.stores.audit.read(start, _AT_ONCE):
             for entry in entries:
-                emit(msgspec.to_builtins(entry))
+                emit(entry)
             start += len(entries)
 
-    async def verify(self) -> dict[str, Any]:
+    async def verify(self) -> Verified:
         """Look whether each entry follows from the one before; ``broken_at`` is the first that does not."""
         start, previous, broken = 1, NO_ENTRY, 0
         while not broken and (entries := await self.stores.audit.read(start, _AT_ONCE)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import attrs
 import msgspec
@@ -157,6 +157,27 @@ def _complaints_of(body: Mapping[str, Any]) -> Iterable[str]:
         yield f"Discovery query failed ({sql})"[:_LONGEST]
 
 
+class ProblemRow(TypedDict):
+    """A problem, and how many canaries and other nodes have it; see :class:`ProblemCount`."""
+
+    kind: Kind
+    problem: str
+    text: str
+    canaries: int
+    others: int
+    names: list[str]
+
+
+class HealthRow(TypedDict):
+    """How canaries are; see :class:`Health`."""
+
+    canaries: int
+    errors: int
+    denylisted: int
+    missing: int
+    problems: list[ProblemRow]
+
+
 @attrs.frozen
 class Health:
     """
@@ -172,6 +193,26 @@ class Health:
     denylisted: int = 0
     missing: int = 0
     problems: tuple[ProblemCount, ...] = ()
+
+    def as_row(self) -> HealthRow:
+        """Ready to be JSON."""
+        return {
+            "canaries": self.canaries,
+            "errors": self.errors,
+            "denylisted": self.denylisted,
+            "missing": self.missing,
+            "problems": [
+                {
+                    "kind": each.kind,
+                    "problem": each.problem,
+                    "text": each.text,
+                    "canaries": each.canaries,
+                    "others": each.others,
+                    "names": list(each.names),
+                }
+                for each in self.problems
+            ],
+        }
 
 
 def verdict(limits: Limits, health: Health) -> str:

@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import attrs
 import msgspec
@@ -33,6 +33,23 @@ InThread = Callable[[Callable[[], str]], Awaitable[str]]
 _HASH_CHUNK = 1 << 20
 _MOST = 10_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9-]+")
+
+
+class CarveRow(TypedDict):
+    """A carve; `sha256` and `file` are empty until it is complete."""
+
+    carve: str
+    node: str
+    name: str
+    carve_id: str
+    request_id: str
+    size: int
+    blocks: int
+    received_blocks: int
+    started_at: float
+    completed_at: float | None
+    sha256: str
+    file: str
 
 
 class UnknownCarve(Exception):
@@ -146,7 +163,7 @@ class Carves:
             self._partial(session).replace(path)
         return path
 
-    async def listing(self, count: int) -> list[dict[str, Any]]:
+    async def listing(self, count: int) -> list[CarveRow]:
         """The newest carves, as operators see them."""
         return [_row(progress) for progress in await self.store.recent(count)]
 
@@ -186,7 +203,7 @@ class Carves:
         return self.folder / f"{_public_id(session.session_id)}.part"
 
 
-def _row(progress: CarveProgress) -> dict[str, Any]:
+def _row(progress: CarveProgress) -> CarveRow:
     session = progress.session
     return {
         "carve": _public_id(session.session_id),

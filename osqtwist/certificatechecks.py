@@ -7,7 +7,7 @@ The deny list of operators, in memory; and, if the settings say so, OCSP.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Literal, TypedDict
 
 import attrs
 from cryptography import x509
@@ -19,6 +19,13 @@ from osqtwist.ocsp import Responders
 
 Chain = Callable[[], Sequence[x509.Certificate]]
 """A node's certificate and those above it, as verified in the handshake."""
+
+
+class CheckFigures(TypedDict):
+    """How many denials are in force, and what is done about OCSP."""
+
+    denials: int
+    ocsp: Literal["off", "soft", "hard"]
 
 
 class CertificateRefused(Exception):
@@ -60,7 +67,7 @@ class CertificateChecks:
             self.report("revoked_attempt", node_id_for_certificate(name), {"name": name, "why": refusal})
             raise CertificateRefused(refusal)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> CheckFigures:
         """What there is to say of them, ready to be JSON."""
         return {"denials": self.denials.count(), "ocsp": self.responders.mode if self.responders else "off"}
 

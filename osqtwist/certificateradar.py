@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from osqtwist.interfaces import INodeStore
 from osqtwist.metrics import Metrics
-from osqtwist.noderow import DAY, certificate_row
+from osqtwist.noderow import DAY, CertificateRow, certificate_row
 
 MOST_ISSUERS = 20
 """Issuers that metrics name, those of most nodes; the rest is counted together, as ``other``."""
 
 _ENDS = (("expired", -math.inf, 0), ("7 days", 0, 7), ("30 days", 7, 30), ("later", 30, math.inf))
 _RENEWED_DAYS = 7
+
+
+class NodeCertificateRow(CertificateRow):
+    """The certificate that a node showed last."""
+
+    node: str
+    name: str
+    seen_at: float | None
+
+
+class IssuerRow(TypedDict):
+    """Who issued the certificates of so many nodes."""
+
+    issuer: str
+    nodes: int
 
 
 @attrs.frozen
@@ -27,16 +42,16 @@ class CertificateRadar:
     nodes: INodeStore
     metrics: Metrics
 
-    async def ending(self, within_days: float, limit: int) -> list[dict[str, Any]]:
+    async def ending(self, within_days: float, limit: int) -> list[NodeCertificateRow]:
         """Nodes whose certificate has ended, or ends within so many days: the first to end first."""
         now = self.clock.seconds()
         return await self._rows(await self.nodes.expiring(0.0, now + within_days * DAY, limit))
 
-    async def renewed(self, within_days: float, limit: int) -> list[dict[str, Any]]:
+    async def renewed(self, within_days: float, limit: int) -> list[NodeCertificateRow]:
         """Nodes that came with another certificate in the last so many days, the last to come first."""
         return await self._rows(await self.nodes.renewed(self.clock.seconds() - within_days * DAY, limit))
 
-    async def issuers(self) -> list[dict[str, Any]]:
+    async def issuers(self) -> list[IssuerRow]:
         """Who issued the nodes' certificates, and to how many nodes; the most first."""
         found = await self.nodes.issuers()
         return [{"issuer": issuer, "nodes": count} for issuer, count in sorted(found.items(), key=_most_first)]
@@ -55,11 +70,11 @@ class CertificateRadar:
         if rest := sum(count for _, count in issuers[MOST_ISSUERS:]):
             self.metrics.node_issuers.labels(issuer="other").set(rest)
 
-    async def _rows(self, node_ids: list[str]) -> list[dict[str, Any]]:
+    async def _rows(self, node_ids: list[str]) -> list[NodeCertificateRow]:
         now = self.clock.seconds()
         nodes = await self.nodes.get_many(node_ids)
         sightings = await self.nodes.sightings(node_ids)
-        rows = []
+        rows: list[NodeCertificateRow] = []
         for node_id in node_ids:
             if (node := nodes.get(node_id)) and (row := certificate_row(node, now)):
                 seen_at = sightings[node_id].seen_at if node_id in sightings else None

@@ -13,7 +13,7 @@ It is reported once it is sure that both live.  How that is noticed is in :mod:`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 from twisted.application.service import Service
@@ -42,6 +42,23 @@ _SENTENCES = {
     ("reads", False): "two machines use one certificate or key of {name!r} ({node}) at one time: {places}",
     ("enrollments", False): "two machines enroll in turn with one certificate of {name!r} ({node}): {places}",
 }
+
+
+class CloneRow(TypedDict):
+    """
+    Two machines that one host identifier, key or certificate stands for.
+
+    `clone` is the later one's id; `node` again where they are not told apart.
+    """
+
+    name: str
+    node: str
+    clone: str
+    kind: CloneKind
+    parted: bool
+    places: list[str]
+    found_at: float
+    seen_at: float
 
 
 class Clones(Service):
@@ -187,7 +204,7 @@ class Clones(Service):
                 places=", ".join(clone.places),
             )
             try:
-                self._report("clone", clone.clone_id, clone_row(clone))
+                self._report("clone", clone.clone_id, {**clone_row(clone)})
             except Exception:
                 self._log.failure("nobody could be told of clone {clone}", clone=clone.clone_id)
 
@@ -200,7 +217,7 @@ class Clones(Service):
         return done
 
 
-def clone_row(clone: Clone) -> dict[str, Any]:
+def clone_row(clone: Clone) -> CloneRow:
     """A clone as operators see it."""
     return {
         "name": clone.name,

@@ -7,7 +7,7 @@ Two folders are compared layer by layer, by name; what one node gets of each is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 import attrs
 import msgspec
@@ -38,6 +38,17 @@ class Nothing:
 NOTHING = Nothing()
 
 
+class ChangeRow(TypedDict):
+    """One thing that differs; what was not there, or is not there any more, is left out."""
+
+    way: Way
+    layer: str
+    what: str
+    name: str
+    before: NotRequired[Any]
+    after: NotRequired[Any]
+
+
 @attrs.frozen
 class Change:
     """
@@ -63,10 +74,14 @@ class Change:
             return "added"
         return "removed" if self.after == NOTHING else "changed"
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self) -> ChangeRow:
         """Ready to be JSON; what was not there, or is not there any more, is left out."""
-        row = {"way": self.way} | attrs.asdict(self, recurse=False)
-        return {key: value for key, value in row.items() if value != NOTHING}
+        row: ChangeRow = {"way": self.way, "layer": self.layer, "what": self.what, "name": self.name}
+        if self.before != NOTHING:
+            row["before"] = self.before
+        if self.after != NOTHING:
+            row["after"] = self.after
+        return row
 
 
 def compare_layers(before: Sequence[Layer], after: Sequence[Layer]) -> list[Change]:

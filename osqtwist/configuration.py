@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from osqtwist.explaining import explain_layers, origin_of, sources
+from osqtwist.explaining import ConfigReasons, explain_layers, origin_of, sources
 from osqtwist.layerchoice import LayerChoice
 from osqtwist.layers import Layer, merge, render
 from osqtwist.node import Node
@@ -112,11 +112,13 @@ class NodeConfiguration:
         """The layers there are, in order."""
         return [layer.name for layer in self._layers]
 
-    def why(self, node: Node) -> dict[str, Any]:
+    def why(self, node: Node) -> ConfigReasons:
         """Why a node's configuration is what it is: of each layer, query and option, ready to be JSON."""
         stories = explain_layers(self._layers, self.tagging.applied(node.facts()), origin_of(node, self.tagging))
         applied = [story.layer for story in stories if story.why.matches]
-        return {"layers": [story.as_row() for story in stories], **sources(applied, {**self._defaults, **self._eased})}
+        found = sources(applied, {**self._defaults, **self._eased})
+        rows = [story.as_row() for story in stories]
+        return {"layers": rows, "queries": found["queries"], "options": found["options"]}
 
     def etag_for(self, facts: NodeFacts) -> str:
         """The etag of a node's configuration."""
@@ -156,7 +158,7 @@ class StaticConfiguration(NodeConfiguration):
         self._body = body
         self._etag = hashlib.sha256(body).hexdigest()[:32]
 
-    def why(self, node: Node) -> dict[str, Any]:
+    def why(self, node: Node) -> ConfigReasons:
         """Nothing decides anything here."""
         return {"layers": [], "queries": [], "options": []}
 

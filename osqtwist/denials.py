@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
-import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -30,6 +29,27 @@ LOOK_INTERVAL = 1.0
 KEPT_AFTER = 7 * 86400.0
 """Seconds for which a denial whose time is up is still listed."""
 _LOOKS_APART = 0.1
+
+
+class DenialRow(TypedDict):
+    """Certificates that are denied; `expires_at` is null for ever."""
+
+    denial_id: str
+    kind: DenialKind
+    value: str
+    issuer: str
+    reason: str
+    created_at: float
+    created_by: str
+    expires_at: float | None
+    in_force: bool
+
+
+class DenialRemoved(TypedDict):
+    """A denial that is no more."""
+
+    denial_id: str
+    removed: bool
 
 
 class Denials(Service):
@@ -96,14 +116,14 @@ class Denials(Service):
         now = self._clock.seconds()
         return sum(not each.is_over(now) for each in self._list.denials)
 
-    async def rows(self) -> list[dict[str, Any]]:
+    async def rows(self) -> list[DenialRow]:
         """All of them, the oldest first, ready to be JSON; those whose time was up lately too."""
         await self.look()
         return [self._row(each) for each in self._list.denials]
 
     async def add(
         self, kind: DenialKind, value: str, issuer: str, reason: str, seconds: float | None, by: str
-    ) -> dict[str, Any]:
+    ) -> DenialRow:
         """
         Deny certificates from now on, for so many seconds or until it is removed.
 
@@ -129,7 +149,7 @@ class Denials(Service):
         await self._announce()
         return self._row(denial)
 
-    async def remove(self, denial_id: str) -> dict[str, Any]:
+    async def remove(self, denial_id: str) -> DenialRemoved:
         """Deny these certificates no more."""
         if not await self._store.remove([denial_id]):
             raise NoSuchThing(f"there is no denial {denial_id[:64]!r}")
@@ -156,7 +176,15 @@ class Denials(Service):
         elif self._next_look is None or not self._next_look.active():
             self._next_look = self._clock.callLater(wait, lambda: Deferred.fromCoroutine(self._refresh()))
 
-    def _row(self, denial: Denial) -> dict[str, Any]:
-        is_over = denial.is_over(self._clock.seconds())
-        row: dict[str, Any] = msgspec.to_builtins(denial)
-        return row | {"expires_at": denial.expires_at or None, "in_force": not is_over}
+    def _row(self, denial: Denial) -> DenialRow:
+        return {
+            "denial_id": denial.denial_id,
+            "kind": denial.kind,
+            "value": denial.value,
+            "issuer": denial.issuer,
+            "reason": denial.reason,
+            "created_at": denial.created_at,
+            "created_by": denial.created_by,
+            "expires_at": denial.expires_at or None,
+            "in_force": not denial.is_over(self._clock.seconds()),
+        }

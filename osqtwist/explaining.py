@@ -8,7 +8,7 @@ parts as they are, the outcome would be the same whatever the others were.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import attrs
 
@@ -112,6 +112,56 @@ def origin_of(node: Node, tagging: Tagging) -> Origin:
     return origin
 
 
+class LayerReason(TypedDict):
+    """Whether a layer is part of a node's configuration, and what of its target decided that."""
+
+    layer: str
+    description: str
+    applies: bool
+    because: list[str]
+
+
+class QueryOrigin(TypedDict):
+    """Where a query of a configuration came from; `replaces` are layers that said it too, and were overruled."""
+
+    query: str
+    pack: str
+    layer: str
+    file: str
+    replaces: list[str]
+
+
+class OptionOrigin(TypedDict):
+    """Where an option came from; `layer` is empty for the server's own."""
+
+    option: str
+    layer: str
+    replaces: list[str]
+
+
+class Origins(TypedDict):
+    """Where each query and option came from."""
+
+    queries: list[QueryOrigin]
+    options: list[OptionOrigin]
+
+
+class VersionReason(TypedDict):
+    """Which version of the configuration a node has, and why that one."""
+
+    version: int
+    digest: str
+    canary: bool
+    because: str
+
+
+class ConfigReasons(Origins):
+    """Why a node's configuration is what it is; `version` where versions are rolled out."""
+
+    layers: list[LayerReason]
+    version: NotRequired[VersionReason]
+
+
 @attrs.frozen
 class LayerStory:
     """A layer, and why it is or is not part of a node's configuration."""
@@ -119,7 +169,7 @@ class LayerStory:
     layer: Layer
     why: Explanation
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self) -> LayerReason:
         """Ready to be JSON."""
         return {
             "layer": self.layer.name,
@@ -134,7 +184,7 @@ def explain_layers(layers: Iterable[Layer], facts: NodeFacts, origin: Origin) ->
     return [LayerStory(layer, explain(layer.target, layer.seen(facts), origin)) for layer in layers]
 
 
-def sources(layers: Sequence[Layer], defaults: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def sources(layers: Sequence[Layer], defaults: Mapping[str, Any]) -> Origins:
     """
     Where each query and option of what layers make together came from, ready to be JSON.
 
@@ -142,12 +192,14 @@ def sources(layers: Sequence[Layer], defaults: Mapping[str, Any]) -> dict[str, l
     :param defaults: options that the server adds.
     """
     options = _entries(layers, "options")
-    own = [{"option": name, "layer": "", "replaces": []} for name in defaults if not _is_said(layers, name)]
-    scheduled = [
+    own: list[OptionOrigin] = [
+        {"option": name, "layer": "", "replaces": []} for name in defaults if not _is_said(layers, name)
+    ]
+    scheduled: list[QueryOrigin] = [
         {"query": name, "pack": "", "layer": found[-1].name, "file": found[-1].name, "replaces": _names(found[:-1])}
         for name, found in _entries(layers, "schedule").items()
     ]
-    packed = [
+    packed: list[QueryOrigin] = [
         {
             "query": query,
             "pack": pack,
@@ -158,7 +210,9 @@ def sources(layers: Sequence[Layer], defaults: Mapping[str, Any]) -> dict[str, l
         for pack, found in _entries(layers, "packs").items()
         for query in _queries_of(found[-1].body["packs"][pack])
     ]
-    said = [{"option": name, "layer": each[-1].name, "replaces": _names(each[:-1])} for name, each in options.items()]
+    said: list[OptionOrigin] = [
+        {"option": name, "layer": each[-1].name, "replaces": _names(each[:-1])} for name, each in options.items()
+    ]
     return {"queries": scheduled + packed, "options": sorted([*own, *said], key=lambda row: row["option"])}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, TypedDict
 
 import attrs
 import msgspec
@@ -15,11 +15,12 @@ from osqtwist.certificateradar import CertificateRadar
 from osqtwist.clones import Clones
 from osqtwist.configuration import NodeConfiguration
 from osqtwist.directory import Directory
+from osqtwist.explaining import ConfigReasons
 from osqtwist.figures import SummedFigures
 from osqtwist.interfaces import IStores, NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.metrics import Metrics
 from osqtwist.node import TAG_PATTERN, Node, Revocation, Sighting
-from osqtwist.noderow import ONLINE_WITHIN, node_row
+from osqtwist.noderow import ONLINE_WITHIN, NodeRow, NodeStory, node_row
 from osqtwist.targeting import NodeFacts, Target
 
 LOOKED_THROUGH = 5000
@@ -33,6 +34,82 @@ _NAMESAKES = 100
 
 class BadTag(ValueError):
     """A text cannot be a tag, or there are too many; says why."""
+
+
+class BufferFigures(TypedDict):
+    """The log buffer; `away` are servers of it that do not answer."""
+
+    batches: int
+    bytes: int
+    budget_bytes: int
+    dead_letters: int
+    shut: bool
+    away: list[str]
+
+
+class EaseFigures(TypedDict):
+    """How far habits of nodes are eased, since when, and how busy each process is (1: altogether)."""
+
+    level: int
+    since: float | None
+    busy: list[float]
+
+
+class FleetFigures(TypedDict):
+    """The fleet, and the server, in figures."""
+
+    version: str
+    uptime_seconds: float
+    nodes: int
+    nodes_online: int
+    nodes_revoked: int
+    nodes_pending: int
+    node_clones: int
+    parked_reads: int
+    open_queries: int
+    scheduled_queries: int
+    log_buffer: BufferFigures
+    config_layers: list[str]
+    ease: EaseFigures
+
+
+class NodePage(TypedDict):
+    """Some nodes; `next_offset` is where to go on, null at the end."""
+
+    nodes: list[NodeRow]
+    next_offset: int | None
+
+
+class NodeConfig(TypedDict):
+    """What a node gets: the config itself, the layers it is made of, and why of these."""
+
+    node: str
+    name: str
+    layers: list[str]
+    etag: str
+    why: ConfigReasons
+    config: Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object"})]
+
+
+class NodeRevoked(TypedDict):
+    """Whether a node is refused."""
+
+    node: str
+    revoked: bool
+
+
+class NodeTags(TypedDict):
+    """All tags that a node has now."""
+
+    node: str
+    tags: list[str]
+
+
+class NodeForgotten(TypedDict):
+    """A node that nothing is known of any more."""
+
+    node: str
+    forgotten: bool
 
 
 @attrs.frozen
@@ -85,7 +162,7 @@ class Inventory:
         metrics.dead_letters.set(size.dead_letters)
         metrics.dead_letters_dropped.set(size.dropped_dead_letters)
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> FleetFigures:
         """One page of figures."""
         now = self.clock.seconds()
         size = await self.stores.logs.size()
@@ -114,11 +191,11 @@ class Inventory:
             "ease": await self._ease(),
         }
 
-    async def _ease(self) -> dict[str, Any]:
+    async def _ease(self) -> EaseFigures:
         load = await self.stores.loads.report("", None, self.clock.seconds())
         return {"level": load.level, "since": load.since or None, "busy": [round(each, 3) for each in load.busy]}
 
-    async def nodes(self, offset: int, limit: int, online: bool, target: Target = Target()) -> dict[str, Any]:
+    async def nodes(self, offset: int, limit: int, online: bool, target: Target = Target()) -> NodePage:
         """
         Nodes, the one heard of last first.
 
@@ -127,7 +204,7 @@ class Inventory:
         """
         now = self.clock.seconds()
         since = now - ONLINE_WITHIN if online else 0.0
-        found: list[dict[str, Any]] = []
+        found: list[NodeRow] = []
         end = offset + (limit if target.is_everything else LOOKED_THROUGH)
         while offset < end:
             wanted = min(_PAGE, end - offset)
@@ -144,18 +221,22 @@ class Inventory:
                 return {"nodes": found, "next_offset": None}
         return {"nodes": found, "next_offset": offset}
 
-    async def node(self, name: str) -> dict[str, Any]:
+    async def node(self, name: str) -> NodeStory:
         """One node, with everything known of it."""
         node = await self.find(name)
         sightings = await self.stores.nodes.sightings([node.node_id])
         row = self._row(node, sightings.get(node.node_id))
         newest = self.configuration.etag_for(self.facts_of(node))
         if row["config"]:
-            row["config"] |= {"is_newest": row["config"]["etag"] == newest}
-        more = {"platforms": sorted(node.platforms), "former": msgspec.to_builtins(node.former)}
-        return row | more | {"host_details": node.host_details}
+            row["config"]["is_newest"] = row["config"]["etag"] == newest
+        return {
+            **row,
+            "platforms": sorted(node.platforms),
+            "former": list(node.former),
+            "host_details": node.host_details,
+        }
 
-    async def config_of(self, name: str) -> dict[str, Any]:
+    async def config_of(self, name: str) -> NodeConfig:
         """The config that a node gets, which layers it is made of, and why of these and not of others."""
         node = await self.find(name)
         facts = self.facts_of(node)
@@ -169,7 +250,7 @@ class Inventory:
             "config": msgspec.Raw(answer.body),
         }
 
-    async def revoke(self, name: str, reason: str) -> dict[str, Any]:
+    async def revoke(self, name: str, reason: str) -> NodeRevoked:
         """Refuse a node everywhere from now on."""
         node = await self.find(name)
         now = self.clock.seconds()
@@ -177,14 +258,14 @@ class Inventory:
         await self.announce(node.node_id)
         return {"node": node.node_id, "revoked": True}
 
-    async def restore(self, name: str) -> dict[str, Any]:
+    async def restore(self, name: str) -> NodeRevoked:
         """Take a revocation back."""
         node = await self.find(name)
         await self.stores.nodes.restore(node.node_id)
         await self.announce(node.node_id)
         return {"node": node.node_id, "revoked": False}
 
-    async def tag(self, name: str, added: Sequence[str], removed: Sequence[str]) -> dict[str, Any]:
+    async def tag(self, name: str, added: Sequence[str], removed: Sequence[str]) -> NodeTags:
         """
         Change the tags that operators gave a node; those of its secret and its certificate stay.
 
@@ -200,7 +281,7 @@ class Inventory:
         await self.announce(node.node_id)
         return {"node": node.node_id, "tags": sorted(self.facts_of(await self.find(node.node_id)).tags)}
 
-    async def forget(self, name: str) -> dict[str, Any]:
+    async def forget(self, name: str) -> NodeForgotten:
         """
         Keep nothing of a node any more; it comes back, as new, if it asks again with a good key or certificate.
 
@@ -257,7 +338,7 @@ class Inventory:
         """What a target can look at, all tags included."""
         return self.configuration.tagging.applied(node.facts())
 
-    def _row(self, node: Node, sighting: Sighting | None) -> dict[str, Any]:
+    def _row(self, node: Node, sighting: Sighting | None) -> NodeRow:
         return node_row(
             node,
             sighting,

@@ -2,28 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Literal, TypedDict
 
 import attrs
-import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from osqtwist.distributed import Distributed
 from osqtwist.interfaces import IStores, NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.inventory import Inventory
-from osqtwist.liveresults import Emit, LiveResults
+from osqtwist.liveresults import LiveResults
 from osqtwist.liverules import LiveRules
 from osqtwist.lookagain import LookAgain
-from osqtwist.query import DistributedQuery, NotWaiting, new_query_id
+from osqtwist.query import DistributedQuery, NotWaiting, QueryState, new_query_id
 from osqtwist.querycheck import made_names
-from osqtwist.querycost import summary
-from osqtwist.resultexport import result_line
+from osqtwist.querycost import Measured, summary
+from osqtwist.resultexport import ResultLine, result_line
 from osqtwist.sqlcheck import check_sql
 from osqtwist.targeting import Target
 
 LONGEST = 366 * 86400.0
 """Seconds: how long a query may be open, and how long its results may be kept."""
+
+
+class QueryRow(TypedDict):
+    """
+    A distributed query and how far it has come.
+
+    `offered` to so many nodes, of which so many `answered`, and of these `failed`; `dangers` are what needs approval.
+    """
+
+    query_id: str
+    sql: str
+    discovery: str
+    target: Target
+    created_at: float
+    created_by: str
+    opens_at: float
+    expires_at: float
+    kept_until: float
+    state: QueryState
+    dangers: list[str]
+    approved_by: str
+    approved_at: float | None
+    offered: int
+    answered: int
+    failed: int
+    results_bytes: int
+    results_rows: int
+
+
+class QueryStory(QueryRow):
+    """With what it cost the nodes, by measure, for those that some node gave."""
+
+    cost: dict[str, Measured]
+
+
+class RunBegins(TypedDict):
+    """From how many nodes an answer is expected."""
+
+    type: Literal["begin"]
+    query_id: str
+    expected: int
+
+
+class RunWaits(TypedDict):
+    """That the query needs approval first, and why."""
+
+    type: Literal["waiting"]
+    query_id: str
+    dangers: list[str]
+
+
+class RunEnds(TypedDict):
+    """How many nodes answered, and the names of those expected that did not."""
+
+    type: Literal["end"]
+    answered: int
+    silent: list[str]
+
+
+Emit = Callable[[RunBegins | ResultLine | RunWaits | RunEnds], Awaitable[None]]
+"""Hands a line on; fires when the reader can take the next."""
 
 
 class BadQuery(ValueError):
@@ -89,20 +150,20 @@ class LiveQueries:
     inventory: Inventory
     rules: LiveRules = LiveRules()
 
-    async def queries(self, count: int) -> list[dict[str, Any]]:
+    async def queries(self, count: int) -> list[QueryRow]:
         """The newest queries, each with how far it has come."""
         return [await self._query_row(query) for query in await self.stores.queries.recent(count)]
 
-    async def query(self, query_id: str) -> dict[str, Any]:
+    async def query(self, query_id: str) -> QueryStory:
         """
         One query, how far it has come, and what it cost.
 
         :raise NoSuchThing: there is no such query.
         """
         row = await self._query_row(await self._found(query_id))
-        return row | {"cost": summary(await self.stores.queries.costs(query_id))}
+        return {**row, "cost": summary(await self.stores.queries.costs(query_id))}
 
-    async def issue(self, question: Question, asker: Asker) -> dict[str, Any]:
+    async def issue(self, question: Question, asker: Asker) -> QueryRow:
         """
         Ask nodes something; they are asked when it opens, and when somebody has approved of it if it needs that.
 
@@ -156,7 +217,7 @@ class LiveQueries:
             if not is_over:
                 Deferred.fromCoroutine(self._call_off(query.query_id))
 
-    async def approve(self, query_id: str, asker: Asker) -> dict[str, Any]:
+    async def approve(self, query_id: str, asker: Asker) -> QueryStory:
         """
         Let a query that waits go to nodes.
 
@@ -169,7 +230,7 @@ class LiveQueries:
             raise NotWaiting(f"the query {query_id} does not wait for approval any more")
         return await self.query(query_id)
 
-    async def cancel(self, query_id: str) -> dict[str, Any]:
+    async def cancel(self, query_id: str) -> QueryStory:
         """
         Ask no more nodes.
 
@@ -226,13 +287,13 @@ class LiveQueries:
         except (StoreUnavailable, StoreFull):
             return  # It expires by itself.
 
-    async def _query_row(self, query: DistributedQuery) -> dict[str, Any]:
+    async def _query_row(self, query: DistributedQuery) -> QueryRow:
         progress = await self.stores.queries.progress(query.query_id)
         return {
             "query_id": query.query_id,
             "sql": query.sql,
             "discovery": query.discovery,
-            "target": msgspec.to_builtins(query.target),
+            "target": query.target,
             "created_at": query.created_at,
             "created_by": query.created_by,
             "opens_at": query.opens_at or query.created_at,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Literal, TypedDict
 
 import attrs
 import msgspec
@@ -11,14 +11,30 @@ from twisted.internet.interfaces import IReactorTime
 
 from osqtwist.interfaces import IStores, NoSuchThing, StoredResult
 from osqtwist.lookagain import LookAgain
-from osqtwist.query import DistributedQuery, QueryProgress
-from osqtwist.resultexport import ExportFormat, columns_of, csv_head, csv_lines, result_line
+from osqtwist.query import DistributedQuery, QueryProgress, QueryState
+from osqtwist.resultexport import ExportFormat, ResultLine, columns_of, csv_head, csv_lines, result_line
 
 BEAT = 15.0
 """Seconds without a result after which whoever follows a query gets a sign of life."""
 _FIRST_PAGE, _LARGEST_PAGE, _PAGE_BYTES = 8, 256, 2**20
 
-Emit = Callable[[dict[str, Any]], Awaitable[None]]
+
+class Beat(TypedDict):
+    """A sign of life."""
+
+    type: Literal["beat"]
+
+
+class ResultsEnd(TypedDict):
+    """That no result will come any more, and how many nodes answered."""
+
+    type: Literal["end"]
+    state: QueryState | Literal["deleted"]
+    answered: int
+
+
+Line = ResultLine | Beat | ResultsEnd
+Emit = Callable[[Line], Awaitable[None]]
 """Hands a line on; fires when the reader can take the next."""
 Write = Callable[[bytes], Awaitable[None]]
 """The same for bytes."""
@@ -64,7 +80,7 @@ class LiveResults:
                     # What came between the two looks.
                     async for stored in self.stored(query_id, after):
                         await emit(result_line(stored.result_id, stored.result))
-                    state = query.state(now) if query else "deleted"
+                    state: QueryState | Literal["deleted"] = query.state(now) if query else "deleted"
                     await emit({"type": "end", "state": state, "answered": progress.answered})
                     return
                 if now >= spoke_at + BEAT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -12,13 +12,41 @@ from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.logbatch import event_id
 from osqtwist.loginterfaces import BufferSize, LogServer, SinkLag, StoredBatch
 from osqtwist.lookagain import LookAgain
-from osqtwist.sinkview import dead_lines, origin_of
+from osqtwist.sinkview import DeadLine, LineOrigin, dead_lines, origin_of
 from osqtwist.wire import decode_array
 
 _BATCHES_AT_ONCE = 50
 _TRIM_AT_ONCE = 500
 
-Emit = Callable[[dict[str, Any]], None]
+
+class LogLine(LineOrigin):
+    """A line as its node sent it, with the batch that it came in."""
+
+    batch: str
+    event_id: str
+    line: Any
+
+
+ServerWord = Literal["taking", "full", "draining", "drained", "away"]
+
+
+class ServerRow(TypedDict):
+    """A server of the log buffer; of one that is away nothing is known."""
+
+    server: str
+    state: ServerWord
+    batches: int | None
+    bytes: int | None
+    budget_bytes: int | None
+    lag_lines: int | None
+    dead_letters: int | None
+    sink_dead_letters: int | None
+
+
+class LogTrimmed(TypedDict):
+    """How many entries were deleted."""
+
+    deleted: int
 
 
 @attrs.frozen
@@ -28,7 +56,7 @@ class LogView:
     clock: IReactorTime
     stores: IStores
 
-    async def tail(self, emit: Emit, *, from_start: bool, follow: bool) -> None:
+    async def tail(self, emit: Callable[[LogLine], None], *, from_start: bool, follow: bool) -> None:
         """Hand on log lines: those in the buffer if ``from_start``, and those to come if ``follow``."""
         logs = self.stores.logs
         look = LookAgain(self.clock)
@@ -48,7 +76,7 @@ class LogView:
         finally:
             forget()
 
-    async def dead_letters(self, emit: Emit) -> None:
+    async def dead_letters(self, emit: Callable[[DeadLine], None]) -> None:
         """Hand on the dead letters that are kept."""
         cursor = ""
         while page := await self.stores.logs.dead_letters(cursor, _BATCHES_AT_ONCE):
@@ -57,7 +85,7 @@ class LogView:
                 for line in dead_lines(stored):
                     emit(line)
 
-    async def servers(self) -> list[dict[str, Any]]:
+    async def servers(self) -> list[ServerRow]:
         """
         The servers of the log buffer, ready to be JSON.
 
@@ -74,7 +102,7 @@ class LogView:
         sinks = {name for each in found if isinstance(each, tuple) for name in each[2]}
         return [_server_row(*each, sinks) if isinstance(each, tuple) else _away_row(each) for each in found]
 
-    async def trim(self, older_than: float) -> dict[str, Any]:
+    async def trim(self, older_than: float) -> LogTrimmed:
         """Delete old batches that every sink has, and old dead letters."""
         before = self.clock.seconds() - older_than
         deleted = 0
@@ -83,23 +111,28 @@ class LogView:
         return {"deleted": deleted}
 
 
-def _lines(stored: StoredBatch) -> list[dict[str, Any]]:
-    batch, origin = stored.batch, origin_of(stored) | {"batch": stored.batch_id}
+def _lines(stored: StoredBatch) -> list[LogLine]:
+    batch, origin = stored.batch, origin_of(stored)
     return [
-        origin | {"event_id": event_id(batch.node_id, batch.digest, index), "line": line}
+        {
+            **origin,
+            "batch": stored.batch_id,
+            "event_id": event_id(batch.node_id, batch.digest, index),
+            "line": line,
+        }
         for index, line in enumerate(decode_array(batch.data))
     ]
 
 
-def _server_row(
-    server: LogServer, size: BufferSize, lags: Mapping[str, SinkLag], sinks: Collection[str]
-) -> dict[str, Any]:
+def _server_row(server: LogServer, size: BufferSize, lags: Mapping[str, SinkLag], sinks: Collection[str]) -> ServerRow:
     # A sink without a cursor here has nothing of what is here.
     is_empty = not size.batches or (bool(sinks) and set(lags) >= set(sinks) and not any(map(_is_behind, lags.values())))
-    draining, taking = "drained" if is_empty else "draining", "full" if size.is_shut else "taking"
+    state: ServerWord = "full" if size.is_shut else "taking"
+    if server.is_draining:
+        state = "drained" if is_empty else "draining"
     return {
         "server": server.name,
-        "state": draining if server.is_draining else taking,
+        "state": state,
         "batches": size.batches,
         "bytes": size.bytes,
         "budget_bytes": 0 if server.is_draining else size.budget_bytes,
@@ -113,6 +146,14 @@ def _is_behind(lag: SinkLag) -> bool:
     return bool(lag.bytes or lag.taken)
 
 
-def _away_row(server: LogServer) -> dict[str, Any]:
-    unknown = ("batches", "bytes", "budget_bytes", "lag_lines", "dead_letters", "sink_dead_letters")
-    return {"server": server.name, "state": "away"} | dict.fromkeys(unknown)
+def _away_row(server: LogServer) -> ServerRow:
+    return {
+        "server": server.name,
+        "state": "away",
+        "batches": None,
+        "bytes": None,
+        "budget_bytes": None,
+        "lag_lines": None,
+        "dead_letters": None,
+        "sink_dead_letters": None,
+    }

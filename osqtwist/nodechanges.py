@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypedDict
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -22,6 +22,27 @@ class BadChange(ValueError):
     """A change of a node that makes no sense as things are; says why."""
 
 
+class NodesMerged(TypedDict):
+    """The node that goes on, and the id of the one that is no more."""
+
+    node: str
+    merged: str
+
+
+class NodeNoted(TypedDict):
+    """The note that a node has now."""
+
+    node: str
+    note: str
+
+
+class NodeRekeyed(TypedDict):
+    """A node whose keys are refused from now on."""
+
+    node: str
+    rekeyed: bool
+
+
 @attrs.frozen
 class NodeChanges:
     """Changes of nodes."""
@@ -30,7 +51,7 @@ class NodeChanges:
     nodes: INodeStore
     inventory: Inventory
 
-    async def merge(self, name: str, into: str, force: bool = False) -> dict[str, Any]:
+    async def merge(self, name: str, into: str, force: bool = False) -> NodesMerged:
         """
         Have a node take over from one that it was before: its machine was imaged anew, or renamed.
 
@@ -64,7 +85,7 @@ class NodeChanges:
             await self.inventory.announce(changed)
         return {"node": new.node_id, "merged": old.node_id}
 
-    async def annotate(self, name: str, note: str) -> dict[str, Any]:
+    async def annotate(self, name: str, note: str) -> NodeNoted:
         """
         Replace a node's note.
 
@@ -77,7 +98,7 @@ class NodeChanges:
         await self.inventory.announce(node.node_id)
         return {"node": node.node_id, "note": note}
 
-    async def rekey(self, name: str) -> dict[str, Any]:
+    async def rekey(self, name: str) -> NodeRekeyed:
         """
         Have every machine that uses a key of a node enroll again: so those that share a copied one become two.
 

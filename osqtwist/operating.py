@@ -28,6 +28,7 @@ from osqtwist.logview import LogView
 from osqtwist.metrics import Metrics
 from osqtwist.nodechanges import NodeChanges
 from osqtwist.ports import BoundPort, bind_all
+from osqtwist.revocationlists import RevocationListRow
 from osqtwist.secretbook import SecretBook
 from osqtwist.server import StartFailed
 from osqtwist.settings import Settings
@@ -74,7 +75,7 @@ def admin_api(
     crew: WorkerCrew | None = None,
     live_rules: LiveRules = LiveRules(),
     alert_rules: Sequence[AlertRule] = (),
-    lists: Callable[[], list[dict[str, Any]]] = list,
+    lists: Callable[[], list[RevocationListRow]] = list,
 ) -> AdminAPI:
     """
     The operators' API on top of what serves nodes.
@@ -92,7 +93,7 @@ def admin_api(
     access = Access(reactor, stores, lambda: {each.group for each in operations})
     groups = (
         ServiceOperations(
-            inventory, sinks, figures, flags, lambda: api.checks.status() | {"revocation_lists": lists()}
+            inventory, sinks, figures, flags, lambda: {**api.checks.status(), "revocation_lists": lists()}
         ),
         NodeOperations(inventory, NodeChanges(reactor, stores.nodes, inventory)),
         PendingOperations(Approvals(reactor, stores)),

@@ -8,9 +8,12 @@ import hmac
 import re
 import secrets
 from collections.abc import Sequence
+from typing import Literal
 
 import attrs
 import msgspec
+
+RoleWord = Literal["viewer", "operator", "admin"]
 
 
 class Role(enum.IntEnum):
@@ -24,9 +27,9 @@ class Role(enum.IntEnum):
     """All else: what deletes, who may come in, other operators."""
 
     @property
-    def word(self) -> str:
+    def word(self) -> RoleWord:
         """As people and settings write it."""
-        return self.name.lower()
+        return _WORDS[self]
 
     @classmethod
     def of(cls, word: str) -> Role:
@@ -40,7 +43,8 @@ class Role(enum.IntEnum):
         return cls[word.upper()]
 
 
-ROLE_WORDS = tuple(role.name.lower() for role in Role)
+_WORDS: dict[Role, RoleWord] = {Role.VIEWER: "viewer", Role.OPERATOR: "operator", Role.ADMIN: "admin"}
+ROLE_WORDS = tuple(_WORDS.values())
 
 
 class NotKnown(Exception):
@@ -85,7 +89,6 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True):
     """
     What is kept of a token that lets a program in; the token itself is not.
 
-    :ivar role: the word of a :class:`Role`.
     :ivar groups: the groups of operations that it is good for; none for all.
     :ivar expires_at: Unix time, as all here.
     :ivar digest: SHA-256 of the token.  It has 256 bits by chance, so nothing slower is needed.
@@ -94,7 +97,7 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True):
 
     token_id: str
     name: str
-    role: str
+    role: RoleWord
     groups: tuple[str, ...] = ()
     created_at: float
     created_by: str

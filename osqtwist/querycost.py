@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import msgspec
 
@@ -39,21 +39,32 @@ class ResultCost(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
-def summary(costs: Iterable[ResultCost]) -> dict[str, Any]:
+class Measured(TypedDict):
+    """What so many nodes gave of one measure: together, in the middle, at most, and whose the most was."""
+
+    nodes: int
+    total: NotRequired[float]
+    median: float
+    max: float
+    max_node: str
+
+
+def summary(costs: Iterable[ResultCost]) -> dict[str, Measured]:
     """
     For each measure that some node gave: of how many nodes, the sum, the median, the most and whose that was.
 
     Seconds for ``elapsed``, which includes the way to the node and back; else osquery's units.
     """
     costs = list(costs)
-    found = {}
+    found: dict[str, Measured] = {}
     for measure in (*_MEASURES, "elapsed"):
         values = [(value, cost.node_name) for cost in costs if (value := getattr(cost, measure)) is not None]
         if measure == "elapsed":
             values = [each for each in values if each[0] > 0]
         if values:
             most, whose = max(values)
-            total = {} if measure == "elapsed" else {"total": sum(value for value, _ in values)}
             median = statistics.median(value for value, _ in values)
-            found[measure] = {"nodes": len(values), **total, "median": median, "max": most, "max_node": whose}
+            found[measure] = {"nodes": len(values), "median": median, "max": most, "max_node": whose}
+            if measure != "elapsed":
+                found[measure]["total"] = sum(value for value, _ in values)
     return found

@@ -13,11 +13,34 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
 from osqtwist.query import QueryResult
+
+
+class ResultLine(TypedDict):
+    """
+    What a node answered to a query.
+
+    `status` is osquery's, 0 where all went well; `elapsed` is in seconds, `stats` in osquery's units; `rows_dropped`:
+    no more rows of this query are kept.
+    """
+
+    type: Literal["result"]
+    id: str
+    node: str
+    name: str
+    received_at: float
+    elapsed: float
+    status: int
+    message: str
+    row_count: int
+    rows: Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "array"})]
+    stats: dict[str, float]
+    rows_dropped: bool
+
 
 ExportFormat = Literal["csv", "json", "ndjson"]
 
@@ -33,7 +56,7 @@ _FORMULA = re.compile(r"[=+\-@\t\r\n\uFF1D\uFF0B\uFF0D\uFF20]")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
-def result_line(result_id: str, result: QueryResult) -> dict[str, Any]:
+def result_line(result_id: str, result: QueryResult) -> ResultLine:
     """A result, as the operators' API gives it."""
     return {
         "type": "result",

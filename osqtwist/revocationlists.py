@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import attrs
 from cryptography import x509
@@ -24,6 +24,16 @@ _CRL_MISSING, _CRL_NOT_YET_VALID, _CRL_EXPIRED = 3, 11, 12
 _PEM_CRL = b"-----BEGIN X509 CRL-----"
 WARN_SHARE, WARN_AT_MOST = 0.1, 86400.0
 """How long before its next update a list is warned of: this share of its time, and so many seconds at most."""
+
+
+class RevocationListRow(TypedDict):
+    """A revocation list in force; `next_update` is null where it does not say."""
+
+    issuer: str
+    next_update: float | None
+    stale: bool
+    entries: int
+    file: str
 
 
 @attrs.define(eq=False)
@@ -110,7 +120,7 @@ class RevocationLists:
             for each in self.lists
         )
 
-    def rows(self, now: float) -> list[dict[str, Any]]:
+    def rows(self, now: float) -> list[RevocationListRow]:
         """The lists, ready to be JSON."""
         return [
             {

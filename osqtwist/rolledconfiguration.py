@@ -9,7 +9,7 @@ import attrs
 
 from osqtwist.configfiles import Content
 from osqtwist.configuration import ConfigAnswer, NodeConfiguration
-from osqtwist.explaining import explain, origin_of
+from osqtwist.explaining import ConfigReasons, VersionReason, explain, origin_of
 from osqtwist.node import Node
 from osqtwist.rollout import Rollout
 from osqtwist.tagging import Tagging
@@ -97,24 +97,24 @@ class RolledConfiguration(NodeConfiguration):
             return answer
         return attrs.evolve(answer, run=trial.run)
 
-    def why(self, node: Node) -> dict[str, Any]:
+    def why(self, node: Node) -> ConfigReasons:
         """See :class:`NodeConfiguration`; with the version that the node has, and why it has that."""
         rollout, trial = self._rollout, self._trial
         if rollout is None:
             return super().why(node)
         if trial is None or rollout.trial is None:
             version = _version(rollout, False, f"it is {rollout.phase}" if rollout.phase == "pinned" else _LONE)
-            return super().why(node) | {"version": version}
+            return {**super().why(node), "version": version}
         facts = self.tagging.applied(node.facts())
         found = explain(trial.canaries, facts, origin_of(node, self.tagging))
         because = f"version {rollout.trial.number} is {rollout.phase}: {found}"
         chosen = trial.configuration.why(node) if found.matches else super().why(node)
-        return chosen | {"version": _version(rollout, found.matches, because)}
+        return {**chosen, "version": _version(rollout, found.matches, because)}
 
 
 _LONE = "it is in force"
 
 
-def _version(rollout: Rollout, is_canary: bool, because: str) -> dict[str, Any]:
+def _version(rollout: Rollout, is_canary: bool, because: str) -> VersionReason:
     found = rollout.trial if is_canary and rollout.trial else rollout.in_force
     return {"version": found.number, "digest": found.digest, "canary": is_canary, "because": because}

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Literal, NotRequired, TypedDict
 
 import attrs
-import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from osqtwist.audittrail import AuditTrail
 from osqtwist.canarycounts import CanaryCounts
-from osqtwist.canaryhealth import Health
-from osqtwist.confdiff import Folder, compare_folders
+from osqtwist.canaryhealth import Health, HealthRow
+from osqtwist.confdiff import ChangeRow, Folder, compare_folders
 from osqtwist.configfiles import Content, unpacked
 from osqtwist.interfaces import IStores, NoSuchThing, Report
 from osqtwist.layers import BadConfiguration
 from osqtwist.metrics import Metrics
-from osqtwist.rollout import BY_ITSELF, BadRollout, HistoryEntry, Rollout, VersionInfo, VersionRef, first
+from osqtwist.rollout import BY_ITSELF, BadRollout, HistoryEntry, Phase, Rollout, VersionInfo, VersionRef, first
 from osqtwist.rolloutinterfaces import MOST_BYTES, MOST_ENTRIES
-from osqtwist.rolloutplan import Plan
+from osqtwist.rolloutplan import Limits, Plan
 
 MOST_VERSION_BYTES = MOST_BYTES // 4
 """How long the files of one version may be as they are kept."""
@@ -39,6 +38,70 @@ _EVENTS = {
     "finished": "rollout_finished",
     "rolled back": "rolled_back",
 }
+
+
+class VersionName(TypedDict):
+    """Which version."""
+
+    version: int
+    digest: str
+
+
+class RolloutStatus(TypedDict):
+    """
+    Which version of the configuration is in force and which one is tried.
+
+    `rolling`: whether changes are rolled out at all.  From `percent` on: of the roll-out under way, if there is one;
+    `waits_for` says in words what its step waits for.
+    """
+
+    rolling: bool
+    phase: Phase | Literal["none"]
+    in_force: VersionName | None
+    files: NotRequired[VersionName | None]
+    trial: NotRequired[VersionName | None]
+    last: NotRequired[HistoryEntry]
+    percent: NotRequired[float]
+    step: NotRequired[int]
+    steps: NotRequired[list[float]]
+    target: NotRequired[str]
+    began_at: NotRequired[float]
+    step_began_at: NotRequired[float]
+    waits_for: NotRequired[str | None]
+    stop: NotRequired[Limits]
+    health: NotRequired[HealthRow]
+
+
+class VersionFacts(TypedDict):
+    """A version; see :class:`osqtwist.rollout.VersionInfo`."""
+
+    number: int
+    digest: str
+    noted_at: float
+    folder: str
+    files: int
+    bytes: int
+
+
+class VersionRow(VersionFacts):
+    """A version that is kept, what became of it, and why."""
+
+    state: str
+    why: str
+
+
+class History(TypedDict):
+    """Versions and changes, the newest first."""
+
+    versions: list[VersionRow]
+    changes: list[HistoryEntry]
+
+
+class VersionFiles(VersionFacts):
+    """A version: `layers` are their names, `texts` its files by name."""
+
+    layers: list[str]
+    texts: dict[str, str]
 
 
 @attrs.define(eq=False)
@@ -142,24 +205,25 @@ class Rollouts:
 
     # -- for operators
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> RolloutStatus:
         """How things are, ready to be JSON."""
         plan = self.plan()
         current = await self.stores.rollouts.current()
         if current is None:
             return {"rolling": plan is not None, "phase": "none", "in_force": None}
-        row = {
+        row: RolloutStatus = {
             "rolling": plan is not None,
             "phase": current.phase,
             "in_force": _named(current.in_force),
             "files": _named(current.wanted),
             "trial": _named(current.trial),
-            "last": msgspec.to_builtins(HistoryEntry.of(current)),
+            "last": HistoryEntry.of(current),
         }
         if not current.is_under_way or current.plan is None:
             return row
         health = await self.health(current)
-        return row | {
+        return {
+            **row,
             "percent": current.percent,
             "step": current.step + 1,
             "steps": list(current.plan.steps),
@@ -167,11 +231,11 @@ class Rollouts:
             "began_at": current.began_at,
             "step_began_at": current.step_began_at,
             "waits_for": current.waits(health, self.clock.seconds()) or None,
-            "stop": msgspec.to_builtins(current.plan.stop),
-            "health": attrs.asdict(health),
+            "stop": current.plan.stop,
+            "health": health.as_row(),
         }
 
-    async def history(self, count: int) -> dict[str, Any]:
+    async def history(self, count: int) -> History:
         """The versions that are kept and what became of them, the newest first."""
         store = self.stores.rollouts
         current, changes = await store.current(), await store.history(MOST_ENTRIES)
@@ -180,43 +244,42 @@ class Rollouts:
             roles = {current.trial.number: current.phase} if current.trial else {}
             roles[current.in_force.number] = "in force" if current.phase != "pinned" else "pinned"
         last = {each.version: each for each in reversed(changes)}
-        versions = []
+        versions: list[VersionRow] = []
         for info in (await store.versions())[:count]:
             change = last.get(info.number)
             what = change.what if change else "noted"
             state = roles.get(info.number) or _ENDED.get(what, "not finished")
-            versions.append(msgspec.to_builtins(info) | {"state": state, "why": change.why if change else ""})
-        return {"versions": versions, "changes": msgspec.to_builtins(changes[:count])}
+            versions.append({**_info(info), "state": state, "why": change.why if change else ""})
+        return {"versions": versions, "changes": changes[:count]}
 
-    async def version(self, name: str) -> dict[str, Any]:
+    async def version(self, name: str) -> VersionFiles:
         """One version, with its files."""
         info = await self._find(name)
         content = await self._content(info.ref)
-        row: dict[str, Any] = msgspec.to_builtins(info)
-        return row | {"layers": [layer.name for layer in content.layers], "texts": dict(content.files)}
+        return {**_info(info), "layers": [layer.name for layer in content.layers], "texts": dict(content.files)}
 
-    async def differences(self, before: str, after: str) -> list[dict[str, Any]]:
+    async def differences(self, before: str, after: str) -> list[ChangeRow]:
         """What differs between two versions."""
         one, other = [await self._content((await self._find(name)).ref) for name in (before, after)]
         return [each.as_row() for each in compare_folders(one.folder, other.folder)]
 
-    async def pause(self, by: str) -> dict[str, Any]:
+    async def pause(self, by: str) -> RolloutStatus:
         """Stay at the present step; see :meth:`osqtwist.rollout.Rollout.paused`."""
         return await self._operate(lambda current, now: current.paused(by, now))
 
-    async def resume(self, by: str) -> dict[str, Any]:
+    async def resume(self, by: str) -> RolloutStatus:
         """Go on; see :meth:`osqtwist.rollout.Rollout.resumed`."""
         return await self._operate(lambda current, now: current.resumed(self.plan(), by, now))
 
-    async def stop(self, by: str, why: str = "") -> dict[str, Any]:
+    async def stop(self, by: str, why: str = "") -> RolloutStatus:
         """Take the version back; see :meth:`osqtwist.rollout.Rollout.stopped`."""
         return await self._operate(lambda current, now: current.stopped(by, now, why))
 
-    async def finish(self, by: str) -> dict[str, Any]:
+    async def finish(self, by: str) -> RolloutStatus:
         """Give every node the version; see :meth:`osqtwist.rollout.Rollout.finished`."""
         return await self._operate(lambda current, now: current.finished(by, now))
 
-    async def roll_back(self, name: str, by: str) -> dict[str, Any]:
+    async def roll_back(self, name: str, by: str) -> RolloutStatus:
         """
         Give every node an earlier version; see :meth:`osqtwist.rollout.Rollout.rolled_back`.
 
@@ -228,7 +291,7 @@ class Rollouts:
 
     # -- how
 
-    async def _operate(self, work: Callable[[Rollout, float], Rollout]) -> dict[str, Any]:
+    async def _operate(self, work: Callable[[Rollout, float], Rollout]) -> RolloutStatus:
         if self.plan() is None:
             raise BadRollout("nothing is rolled out here: the config folder has no rollout.toml")
         for _ in range(_ATTEMPTS):
@@ -295,5 +358,16 @@ def _needed(current: Rollout | None) -> list[int]:
     return [ref.number for ref in refs if ref]
 
 
-def _named(ref: VersionRef | None) -> dict[str, Any] | None:
+def _named(ref: VersionRef | None) -> VersionName | None:
     return {"version": ref.number, "digest": ref.digest} if ref else None
+
+
+def _info(info: VersionInfo) -> VersionFacts:
+    return {
+        "number": info.number,
+        "digest": info.digest,
+        "noted_at": info.noted_at,
+        "folder": info.folder,
+        "files": info.files,
+        "bytes": info.bytes,
+    }

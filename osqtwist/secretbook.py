@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypedDict
 
 import attrs
 import msgspec
@@ -29,6 +29,55 @@ LOOK_INTERVAL = 5.0
 _MOST = 1000
 _MOST_PATTERNS = 100
 _TOPIC = "secrets"
+
+
+class SecretRow(TypedDict):
+    """An enroll secret, without its text; `quota` is null for any number of nodes, `expires_at` for never."""
+
+    secret_id: str
+    name: str
+    tags: list[str]
+    allow: list[str]
+    quota: int | None
+    created_at: float
+    created_by: str
+    expires_at: float | None
+    ended: bool
+
+
+class UsedSecretRow(SecretRow):
+    """With its uses: how often, by how many nodes (where there is a quota), when and by whom last."""
+
+    enrollments: int
+    nodes: int | None
+    used_at: float | None
+    used_by: str | None
+
+
+class NewSecret(SecretRow):
+    """With its text, which is shown this once."""
+
+    secret: str
+
+
+class RotatedSecret(NewSecret):
+    """One in the place of another, and when that ends."""
+
+    old_ends_at: float
+
+
+class SecretsRevoked(TypedDict):
+    """How many secrets of a name were ended."""
+
+    name: str
+    revoked: int
+
+
+class SecretsForgotten(TypedDict):
+    """How many secrets of a name are kept no more."""
+
+    name: str
+    forgotten: int
 
 
 class BadSecret(ValueError):
@@ -78,14 +127,14 @@ class SecretBook:
     clock: IReactorTime
     stores: IStores
 
-    async def secrets(self) -> list[dict[str, Any]]:
+    async def secrets(self) -> list[UsedSecretRow]:
         """All of them, the ended ones too, the oldest first."""
         found = await self.stores.secrets.all()
         uses = await self.stores.secrets.uses([secret.secret_id for secret in found])
         now = self.clock.seconds()
         return [
-            _row(secret, now)
-            | {
+            {
+                **_row(secret, now),
                 "enrollments": use.enrollments,
                 "nodes": use.nodes if secret.quota else None,
                 "used_at": use.used_at or None,
@@ -103,7 +152,7 @@ class SecretBook:
         allow: Sequence[str] = (),
         quota: int = 0,
         seconds: float = 0.0,
-    ) -> dict[str, Any]:
+    ) -> NewSecret:
         """
         Hand out a secret; its text is in the answer, and nowhere else from now on.
 
@@ -139,7 +188,7 @@ class SecretBook:
         )
         return await self._make(secret, text or new_secret_text(), by, len(there))
 
-    async def rotate(self, name: str, by: str, overlap: float, seconds: float) -> dict[str, Any]:
+    async def rotate(self, name: str, by: str, overlap: float, seconds: float) -> RotatedSecret:
         """
         Hand out a new text for a secret; the old one ends so many seconds from now.
 
@@ -156,9 +205,9 @@ class SecretBook:
             if not secret.expires_at or secret.expires_at > now + overlap:
                 await self.stores.secrets.put(msgspec.structs.replace(secret, expires_at=now + overlap))
         await self.stores.signals.publish(_TOPIC)
-        return answer | {"old_ends_at": now + overlap}
+        return {**answer, "old_ends_at": now + overlap}
 
-    async def revoke(self, name: str) -> dict[str, Any]:
+    async def revoke(self, name: str) -> SecretsRevoked:
         """End every secret of that name, or the one with that id; nodes that came by it stay in."""
         now = self.clock.seconds()
         found = await self._named(name, now)
@@ -167,7 +216,7 @@ class SecretBook:
         await self.stores.signals.publish(_TOPIC)
         return {"name": found[0].name, "revoked": len(found)}
 
-    async def forget(self, name: str) -> dict[str, Any]:
+    async def forget(self, name: str) -> SecretsForgotten:
         """Keep nothing of those of that name or id that have ended."""
         now = self.clock.seconds()
         found = [each for each in await self.stores.secrets.all() if name in (each.name, each.secret_id)]
@@ -179,7 +228,7 @@ class SecretBook:
         await self.stores.signals.publish(_TOPIC)
         return {"name": ended[0].name, "forgotten": len(ended)}
 
-    async def _make(self, like: EnrollSecret, text: str, by: str, there: int) -> dict[str, Any]:
+    async def _make(self, like: EnrollSecret, text: str, by: str, there: int) -> NewSecret:
         if there >= _MOST:
             raise BadSecret(f"there are {_MOST} secrets; forget some that have ended")
         now = self.clock.seconds()
@@ -188,7 +237,7 @@ class SecretBook:
         )
         await self.stores.secrets.put(secret)
         await self.stores.signals.publish(_TOPIC)
-        return _row(secret, now) | {"secret": text}
+        return {**_row(secret, now), "secret": text}
 
     async def _named(self, name: str, now: float) -> list[EnrollSecret]:
         found = [each for each in await self.stores.secrets.all() if name in (each.name, each.secret_id)]
@@ -198,7 +247,7 @@ class SecretBook:
         return in_force
 
 
-def _row(secret: EnrollSecret, now: float) -> dict[str, Any]:
+def _row(secret: EnrollSecret, now: float) -> SecretRow:
     return {
         "secret_id": secret.secret_id,
         "name": secret.name,

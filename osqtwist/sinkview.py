@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Literal, NotRequired, TypedDict
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -16,7 +16,82 @@ REPORT_IS_OLD = 20.0
 """Seconds after which a delivery process that does not report counts as gone."""
 _PAGE = 50
 
-Emit = Callable[[dict[str, Any]], None]
+SinkWord = Literal["running", "waiting", "paused", "unserved"]
+"""See :attr:`SinkState.state`."""
+
+
+class SinkRow(TypedDict):
+    """A log sink: how far it has come, and what is wrong with it."""
+
+    sink: str
+    kind: str
+    state: SinkWord
+    lag_lines: int
+    lag_bytes: int
+    lag_seconds: float
+    under_way: int
+    rate: float
+    lines: int
+    left_out: int
+    refused: int
+    dead_letters: int
+    failures: int
+    trouble: str
+    consumers: list[str]
+
+
+class SinkPaused(TypedDict):
+    """Whether nothing is delivered to a sink."""
+
+    sink: str
+    paused: bool
+
+
+class SinkReplayed(TypedDict):
+    """How much a sink has before it again: at most so many lines, or dead letters."""
+
+    sink: str
+    lines: NotRequired[int]
+    bytes: NotRequired[int]
+    dead_letters: NotRequired[int]
+
+
+class SinkForgotten(TypedDict):
+    """A sink that nothing is kept for any more."""
+
+    sink: str
+    forgotten: bool
+
+
+class LineOrigin(TypedDict):
+    """Who sent a line, as proven, and when."""
+
+    node: str
+    name: str
+    identity: str
+    serial: str
+    address: str
+    received_at: float
+    log_type: str
+
+
+class DeadLine(LineOrigin):
+    """A line that could not be delivered, and why."""
+
+    reason: str
+    text: str
+
+
+class SinkDeadLine(DeadLine):
+    """A line that a sink refused, and why."""
+
+    sink: str
+
+
+Emit = Callable[[SinkDeadLine], None]
+
+
+_WORST_FIRST: tuple[SinkWord, ...] = ("paused", "unserved", "waiting", "running")
 
 
 @attrs.frozen
@@ -34,7 +109,7 @@ class SinkState:
     name: str
     lag: SinkLag
     reports: Sequence[SinkReport]
-    state: str
+    state: SinkWord
     trouble: str = ""
     lags: Mapping[str, SinkLag] = attrs.field(factory=dict)
 
@@ -92,7 +167,7 @@ class SinkView:
         now = self.clock.seconds()
         live = [each for each in reports if now - each.at <= REPORT_IS_OLD]
         if is_paused:
-            state = "paused"
+            state: SinkWord = "paused"
         elif not live:
             state = "unserved"
         else:
@@ -133,7 +208,7 @@ class SinkView:
             for each in states:
                 gauge.labels(sink=each.name).set(figure(each))
 
-    async def rows(self) -> list[dict[str, Any]]:
+    async def rows(self) -> list[SinkRow]:
         """All sinks, ready to be JSON."""
         now = self.clock.seconds()
         return [
@@ -157,13 +232,13 @@ class SinkView:
             for each in await self.states()
         ]
 
-    async def pause(self, sink: str, is_paused: bool) -> dict[str, Any]:
+    async def pause(self, sink: str, is_paused: bool) -> SinkPaused:
         """Stop delivering, or go on."""
         await self.known(sink)
         await self.stores.sinks.pause(sink, is_paused)
         return {"sink": sink, "paused": is_paused}
 
-    async def replay(self, sink: str, batch_id: str, since: float | None) -> dict[str, Any]:
+    async def replay(self, sink: str, batch_id: str, since: float | None) -> SinkReplayed:
         """
         Deliver again what is still in the buffer, from a batch or a moment on.
 
@@ -177,14 +252,14 @@ class SinkView:
         lag = (await self.stores.sinks.lag([sink])).get(sink, SinkLag())
         return {"sink": sink, "lines": lag.lines, "bytes": lag.bytes}
 
-    async def replay_dead(self, sink: str) -> dict[str, Any]:
+    async def replay_dead(self, sink: str) -> SinkReplayed:
         """Have the lines that a sink refused brought to it again; those it refuses again stay dead letters."""
         await self.known(sink)
         count = (await self.stores.sinks.lag([sink])).get(sink, SinkLag()).dead_letters
         await self.stores.sinks.ask_again(sink)
         return {"sink": sink, "dead_letters": count}
 
-    async def forget(self, sink: str) -> dict[str, Any]:
+    async def forget(self, sink: str) -> SinkForgotten:
         """Delete a sink's cursor, so that the buffer keeps nothing for it any more."""
         if not await self.stores.sinks.forget(sink):
             raise NoSuchThing(f"there is no sink {sink!r}")
@@ -198,7 +273,7 @@ class SinkView:
             for stored in page:
                 cursor = stored.batch_id
                 for line in dead_lines(stored):
-                    emit({"sink": sink} | line)
+                    emit({**line, "sink": sink})
 
     async def known(self, sink: str) -> None:
         """Fire if there is such a sink; else :class:`NoSuchThing`."""
@@ -224,22 +299,22 @@ def combined(parts: Sequence[SinkState], trouble: Sequence[str]) -> SinkState:
         parts[0].name,
         lag,
         [report for part in parts for report in part.reports],
-        next(state for state in ("paused", "unserved", "waiting", "running") if state in states),
+        next(state for state in _WORST_FIRST if state in states),
         "; ".join(dict.fromkeys(text for text in (*(each.trouble for each in busy), *trouble) if text)),
         {server: lag for part in parts for server, lag in part.lags.items()},
     )
 
 
-def dead_lines(stored: StoredBatch) -> list[dict[str, Any]]:
+def dead_lines(stored: StoredBatch) -> list[DeadLine]:
     """The dead lines of a dead letter, with who sent them and why they are there."""
     origin = origin_of(stored)
     return [
-        origin | {"reason": dead.reason, "text": dead.line.decode("utf-8", "backslashreplace")}
+        {**origin, "reason": dead.reason, "text": dead.line.decode("utf-8", "backslashreplace")}
         for dead in stored.batch.dead
     ]
 
 
-def origin_of(stored: StoredBatch) -> dict[str, Any]:
+def origin_of(stored: StoredBatch) -> LineOrigin:
     """Who sent a batch, as proven, and when."""
     batch = stored.batch
     return {

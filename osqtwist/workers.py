@@ -24,7 +24,7 @@ from osqtwist.ports import BoundPort
 from osqtwist.server import StartFailed
 from osqtwist.settings import Settings
 from osqtwist.supervision import MESSAGES, ChildProcess
-from osqtwist.web.workers import NotReplaced
+from osqtwist.web.workers import NotReplaced, WorkerRow
 
 REPORT_SECONDS = 2.0
 """How often a worker says what it has counted."""
@@ -118,7 +118,7 @@ class Workers:
         finally:
             self._turns.release()
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[WorkerRow]:
         """The workers, ready to be JSON."""
         return [
             {

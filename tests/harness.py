@@ -43,6 +43,7 @@ from osqtwist.sinkview import SinkView
 from osqtwist.storage.memory import MemoryStores
 from osqtwist.targeting import Target
 from osqtwist.web.admin import AdminAPI, Gate
+from tests.answers import described_by
 
 
 def _builds_nothing(*arguments: Any, **named: Any) -> Callable[..., Any]:
@@ -231,7 +232,9 @@ class InMemoryServer:
     def admin(self) -> StubTreq:
         """A client of it, which takes its time to make."""
         if self._admin is None:
-            self._admin = StubTreq(self.admin_api.app().resource())
+            api = self.admin_api
+            self._described = described_by(api)
+            self._admin = StubTreq(api.app().resource())
         return self._admin
 
     def stop(self) -> None:
@@ -261,7 +264,11 @@ class InMemoryServer:
 
     async def _exchange(self, client: Any, method: str, path: str, data: Any, headers: dict[str, str]) -> Any:
         response = await client.request(method, f"https://server{path}", data=data, headers=headers)
-        return response.code, response.headers, await response.content()
+        content = await response.content()
+        if client is self._admin:
+            media = (response.headers.getRawHeaders("content-type") or [""])[0]
+            self._described.check(method, path, response.code, media, content)
+        return response.code, response.headers, content
 
     def ask(self, path: str, body: Any = None, **more: Any) -> tuple[int, Any]:
         """Send a request that is answered at once; answers with status and JSON."""

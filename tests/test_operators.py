@@ -254,6 +254,41 @@ def test_the_openapi_document_is_whole(server: InMemoryServer) -> None:
         assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
 
 
+# What osquery or somebody's configuration says.
+OF_ANY_TYPE = {"LogLine.line", "ChangeRow.before", "ChangeRow.after"}
+
+
+def test_no_operation_answers_untyped(server: InMemoryServer) -> None:
+    """Every answer, and every line of one, is an object whose keys are declared, each with its type."""
+    document = msgspec.json.decode(msgspec.json.encode(openapi_document(server.admin_api.operations())))
+    schemas = document["components"]["schemas"]
+    answers = []
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            (good,) = (each for code, each in operation["responses"].items() if code != "default")
+            for media, content in good["content"].items():
+                lines = content.get("x-line-schema", {}).get("anyOf")
+                answers += lines or ([content["schema"]] if media == "application/json" and "schema" in content else [])
+                assert media != "application/x-ndjson" or len(lines) > 1, f"{path} says nothing of its lines"
+    assert all("$ref" in each for each in answers), answers
+    assert {name for each in answers for name in untyped(each, schemas)} == OF_ANY_TYPE
+
+
+def untyped(schema: Any, schemas: Any, name: str = "", seen: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The keys below a schema of which it says nothing."""
+    if reference := schema.get("$ref", "").rsplit("/", 1)[-1]:
+        if reference not in seen:
+            yield from untyped(schemas[reference], schemas, reference, seen | {reference})
+        return
+    if not schema.keys() & {"type", "anyOf", "const", "enum"}:
+        yield name
+    for key, value in schema.get("properties", {}).items():
+        yield from untyped(value, schemas, f"{name}.{key}", seen)
+    parts = [schema.get("items"), schema.get("additionalProperties"), *schema.get("anyOf", ())]
+    for part in filter(lambda each: isinstance(each, dict), parts):
+        yield from untyped(part, schemas, name, seen)
+
+
 @pytest.fixture(scope="module")
 def running() -> Iterator[RealValkey]:
     with valkey() as started:

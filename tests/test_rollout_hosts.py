@@ -221,7 +221,7 @@ def test_canaries_that_suffer_stop_it(fleet: Fleet) -> None:
     assert fleet.events == [("rollout_begun", 2), ("rollout_stopped", 2)]
     status = fleet.await_(host.rollouts.status())
     assert status["phase"] == "stopped"
-    assert "have a new error: Error executing scheduled query q: no such table 2 (node-" in status["last"]["why"]
+    assert "have a new error: Error executing scheduled query q: no such table 2 (node-" in status["last"].why
     entries = fleet.await_(fleet.stores.audit.read(1, 10))
     assert [(each.actor, each.action) for each in entries] == [
         ("osqtwist", "rollout begun"),
@@ -252,7 +252,7 @@ def test_one_denylisted_query_is_enough(fleet: Fleet) -> None:
     assert fleet.await_(host.rollouts.status())["phase"] == "rolling"
     says(fleet.clock.seconds())
     status = fleet.await_(host.rollouts.status())
-    assert (status["phase"], canary in status["last"]["why"]) == ("stopped", True)
+    assert (status["phase"], canary in status["last"].why) == ("stopped", True)
 
 
 def test_an_error_that_all_nodes_have_condemns_no_canary(fleet: Fleet) -> None:
@@ -280,7 +280,7 @@ def test_canaries_that_fall_silent_stop_it(fleet: Fleet) -> None:
     host.write(2)
     fleet.run(500)
     status = fleet.await_(host.rollouts.status())
-    assert "not heard of since" in status["last"]["why"]
+    assert "not heard of since" in status["last"].why
     fleet.gone.clear()
     fleet.says = lambda facts, version: ""
     fleet.run(70)
@@ -467,7 +467,7 @@ def test_what_operators_do(fleet: Fleet) -> None:
     fleet.run(70)
     assert (2 <= fleet.share(3) <= 22, fleet.share(1) + fleet.share(3)) == (True, 100)
     history = fleet.await_(host.rollouts.history(3))
-    assert [(row["what"], row["by"]) for row in history["changes"]] == [
+    assert [(entry.what, entry.by) for entry in history["changes"]] == [
         ("begun", "osqtwist"),
         ("rolled back", "bob"),
         ("begun", "bob"),

@@ -24,7 +24,7 @@ from werkzeug.exceptions import HTTPException
 from osqtwist.audittrail import AuditTrail
 from osqtwist.interfaces import StoreFull, StoreUnavailable
 from osqtwist.operator import Actor, NotAllowed, NotKnown, Role
-from osqtwist.web.openapi import openapi_document
+from osqtwist.web.openapi import Document, openapi_document
 from osqtwist.web.operations import JSON, NDJSON, Call, Operation, OperationGroup, body_of
 from osqtwist.web.problems import PROBLEM_JSON, Problem, problem, problem_of
 from osqtwist.web.repeats import Repeats
@@ -69,7 +69,7 @@ class AdminAPI:
         app.handle_errors(HTTPException)(self._refuse_route)
         return app
 
-    async def openapi(self, call: Call) -> Any:
+    async def openapi(self, call: Call) -> Document:
         """This API, described as OpenAPI 3.1."""
         return openapi_document(self.operations())
 

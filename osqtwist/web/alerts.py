@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Literal, TypedDict
 
 import attrs
 import msgspec
@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from osqtwist.alertinterfaces import Silence
-from osqtwist.alertrule import ALERT, AlertRule, BadAlertRule
+from osqtwist.alertrule import ALERT, Alert, AlertRule, BadAlertRule, Severity
 from osqtwist.expression import BadExpression, parse
 from osqtwist.interfaces import IStores, NoSuchThing
 from osqtwist.logevent import LogEvent
@@ -44,6 +44,49 @@ class TrialWanted(msgspec.Struct, forbid_unknown_fields=True):
     seconds: Annotated[int, msgspec.Meta(ge=1, le=_YEAR)] = 3600
 
 
+class RuleRow(TypedDict):
+    """An alert rule as the settings have it, and how many alerts it raised, did not repeat, and kept to itself."""
+
+    rule: str
+    when: str
+    severity: Severity
+    text: str
+    per: list[str]
+    window: float
+    raised: int
+    repeated: int
+    silenced: int
+
+
+class RulesAndSilences(TypedDict):
+    """Alert rules, and the silences in force, the first to end first."""
+
+    rules: list[RuleRow]
+    silences: list[Silence]
+
+
+class SilenceEnded(TypedDict):
+    """A silence that is no more."""
+
+    silence_id: str
+    ended: bool
+
+
+class TrialAlert(Alert, frozen=True, kw_only=True, tag_field="type", tag="alert"):
+    """What a rule would say of a line; `first_of_group`: and tell of, within its window."""
+
+    first_of_group: bool
+
+
+class TrialEnd(TypedDict):
+    """How many lines were looked at, how many alerts there are of them, and of how many things."""
+
+    type: Literal["end"]
+    lines: int
+    raised: int
+    groups: int
+
+
 @attrs.frozen
 class AlertOperations:
     """
@@ -60,24 +103,38 @@ class AlertOperations:
         """See :class:`osqtwist.web.operations.OperationGroup`."""
         return (
             Operation("GET", "/api/v1/alerts", self.alerts, Role.VIEWER),
-            Operation("GET", "/api/v1/alerts/trial", self.trial, Role.VIEWER, query=TrialWanted, media=NDJSON),
+            Operation(
+                "GET",
+                "/api/v1/alerts/trial",
+                self.trial,
+                Role.VIEWER,
+                query=TrialWanted,
+                media=NDJSON,
+                lines=(TrialAlert, TrialEnd),
+            ),
             Operation("POST", "/api/v1/alerts/silences", self.silence, Role.OPERATOR, body=SilenceOrder, code=201),
             Operation("POST", "/api/v1/alerts/silences/{silence}/end", self.unsilence, Role.OPERATOR),
         )
 
-    async def alerts(self, call: Call) -> Any:
+    async def alerts(self, call: Call) -> RulesAndSilences:
         """Alert rules, how many alerts each raised, and the silences in force."""
         counts = await self.stores.alerts.counts()
         return {
             "rules": [
                 {
                     "rule": name,
-                    **msgspec.to_builtins(rule.settings),
-                    **{word: counts.get((name, word), 0) for word in ("raised", "repeated", "silenced")},
+                    "when": rule.settings.when,
+                    "severity": rule.settings.severity,
+                    "text": rule.settings.text,
+                    "per": list(rule.settings.per),
+                    "window": rule.settings.window,
+                    "raised": counts.get((name, "raised"), 0),
+                    "repeated": counts.get((name, "repeated"), 0),
+                    "silenced": counts.get((name, "silenced"), 0),
                 }
                 for name, rule in self.rules.items()
             ],
-            "silences": msgspec.to_builtins(await self.stores.alerts.silences(self.clock.seconds())),
+            "silences": await self.stores.alerts.silences(self.clock.seconds()),
         }
 
     async def trial(self, call: Call) -> None:
@@ -101,15 +158,13 @@ class AlertOperations:
                 lines += 1
                 for alert in filter(None, (rule.ask(event) for rule in rules)):
                     raised += 1
-                    call.emit(
-                        {"type": "alert", "first_of_group": alert.group not in told, **msgspec.to_builtins(alert)}
-                    )
+                    call.emit(TrialAlert(**msgspec.structs.asdict(alert), first_of_group=alert.group not in told))
                     told.add(alert.group)
             # Everybody else gets a turn between two pages.
             await deferLater(self.clock, 0)
         call.emit({"type": "end", "lines": lines, "raised": raised, "groups": len(told)})
 
-    async def silence(self, call: Call) -> Any:
+    async def silence(self, call: Call) -> Silence:
         """Tell of no alerts of a rule, or of lines, for a time: `{"rule": ..., "when": ..., "seconds": 3600}`."""
         order: SilenceOrder = call.body
         if order.rule and order.rule not in self.rules:
@@ -131,9 +186,9 @@ class AlertOperations:
             why=order.why,
         )
         await self.stores.alerts.silence(silence)
-        return msgspec.to_builtins(silence)
+        return silence
 
-    async def unsilence(self, call: Call) -> Any:
+    async def unsilence(self, call: Call) -> SilenceEnded:
         """Tell of them again."""
         silence_id = call.path["silence"]
         if not await self.stores.alerts.unsilence(silence_id):

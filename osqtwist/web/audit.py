@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import attrs
 
-from osqtwist.audittrail import AuditTrail
+from osqtwist.auditentry import AuditEntry
+from osqtwist.audittrail import AuditTrail, Verified
 from osqtwist.operator import Role
 from osqtwist.web.operations import NDJSON, Call, Operation, Page, page_of
+
+
+class AuditPage(TypedDict):
+    """Some entries, the newest first."""
+
+    entries: list[AuditEntry]
+    next_offset: int | None
 
 
 @attrs.frozen
@@ -22,19 +30,20 @@ class AuditOperations:
         """See :class:`osqtwist.web.operations.OperationGroup`."""
         return (
             Operation("GET", "/api/v1/audit", self.newest, Role.OPERATOR, query=Page),
-            Operation("GET", "/api/v1/audit/all", self.all, Role.OPERATOR, media=NDJSON),
+            Operation("GET", "/api/v1/audit/all", self.all, Role.OPERATOR, media=NDJSON, lines=(AuditEntry,)),
             Operation("GET", "/api/v1/audit/verify", self.verify, Role.OPERATOR),
         )
 
-    async def newest(self, call: Call) -> Any:
+    async def newest(self, call: Call) -> AuditPage:
         """What operators did, newest first."""
         page: Page = call.query
-        return page_of(await self.trail.newest(page.offset + page.limit + 1), page, "entries")
+        entries, next_offset = page_of(await self.trail.newest(page.offset + page.limit + 1), page)
+        return {"entries": entries, "next_offset": next_offset}
 
     async def all(self, call: Call) -> None:
         """All of it, oldest first."""
         await self.trail.all(call.emit)
 
-    async def verify(self, call: Call) -> Any:
+    async def verify(self, call: Call) -> Verified:
         """Whether each entry follows from the one before."""
         return await self.trail.verify()

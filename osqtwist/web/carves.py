@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import attrs
 from twisted.protocols.basic import FileSender
 
-from osqtwist.carves import Carves
+from osqtwist.carves import CarveRow, Carves
 from osqtwist.operator import Role
 from osqtwist.web.operations import Call, Operation, Page, page_of
+
+
+class CarvePage(TypedDict):
+    """Some carves, newest first."""
+
+    carves: list[CarveRow]
+    next_offset: int | None
 
 
 @attrs.frozen
@@ -28,15 +35,15 @@ class CarveOperations:
                 "/api/v1/carves/{carve}/file",
                 self.file,
                 Role.OPERATOR,
-                bytes,
                 media="application/octet-stream",
             ),
         )
 
-    async def carves(self, call: Call) -> Any:
+    async def carves(self, call: Call) -> CarvePage:
         """Carves, newest first."""
         page: Page = call.query
-        return page_of(await self.files.listing(page.offset + page.limit + 1), page, "carves")
+        rows, next_offset = page_of(await self.files.listing(page.offset + page.limit + 1), page)
+        return {"carves": rows, "next_offset": next_offset}
 
     async def file(self, call: Call) -> None:
         """The bytes of a complete carve, with their SHA-256 in the header X-Carve-SHA256."""

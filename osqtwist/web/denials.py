@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import attrs
 import msgspec
 
 from osqtwist.denial import DenialKind
-from osqtwist.denials import Denials
+from osqtwist.denials import DenialRemoved, DenialRow, Denials
 from osqtwist.operator import Role
 from osqtwist.web.operations import Call, Operation, Page, page_of
 
@@ -31,6 +31,13 @@ class DenialOrder(msgspec.Struct, forbid_unknown_fields=True):
     expires_in: Annotated[float, msgspec.Meta(gt=0, le=_YEARS)] | None = None
 
 
+class DenialPage(TypedDict):
+    """Some denials, the oldest first."""
+
+    denials: list[DenialRow]
+    next_offset: int | None
+
+
 @attrs.frozen
 class DenialOperations:
     """The deny list: seen and changed."""
@@ -45,17 +52,18 @@ class DenialOperations:
             Operation("POST", "/api/v1/denials/{denial}/remove", self.remove, Role.OPERATOR),
         )
 
-    async def list(self, call: Call) -> Any:
+    async def list(self, call: Call) -> DenialPage:
         """Certificates that are denied, the oldest first; those whose time was up lately too."""
-        return page_of(await self.denials.rows(), call.query, "denials")
+        rows, next_offset = page_of(await self.denials.rows(), call.query)
+        return {"denials": rows, "next_offset": next_offset}
 
-    async def add(self, call: Call) -> Any:
+    async def add(self, call: Call) -> DenialRow:
         """Deny certificates: `{"kind": "serial", "value": ..., "issuer": ..., "reason": ..., "expires_in": 3600}`."""
         order: DenialOrder = call.body
         return await self.denials.add(
             order.kind, order.value, order.issuer, order.reason, order.expires_in, call.actor.name
         )
 
-    async def remove(self, call: Call) -> Any:
+    async def remove(self, call: Call) -> DenialRemoved:
         """Deny them no more, by the id of the denial."""
         return await self.denials.remove(call.path["denial"])

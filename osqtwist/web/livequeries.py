@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import attrs
 import msgspec
 
-from osqtwist.livequery import LONGEST, Asker, LiveQueries, Question, refuse_bad_sql
+from osqtwist.livequery import (
+    LONGEST,
+    Asker,
+    LiveQueries,
+    QueryRow,
+    QueryStory,
+    Question,
+    RunBegins,
+    RunEnds,
+    RunWaits,
+    refuse_bad_sql,
+)
 from osqtwist.operator import Role
+from osqtwist.resultexport import ResultLine
 from osqtwist.targeting import Target
 from osqtwist.web.operations import NDJSON, Call, Operation, Page, page_of
 from osqtwist.web.pacing import PacedAnswer
@@ -63,6 +75,16 @@ class QueryOrder(msgspec.Struct, forbid_unknown_fields=True):
         return question
 
 
+class QueryPage(TypedDict):
+    """Some queries, the newest first."""
+
+    queries: list[QueryRow]
+    next_offset: int | None
+
+
+_RUN = (RunBegins, ResultLine, RunWaits, RunEnds)
+
+
 @attrs.frozen
 class QueryOperations:
     """Distributed queries: asked, approved, looked up afterwards, called off."""
@@ -74,23 +96,24 @@ class QueryOperations:
         queries, query = "/api/v1/queries", "/api/v1/queries/{query}"
         return (
             Operation("POST", queries, self.issue, Role.OPERATOR, body=QueryOrder, code=201),
-            Operation("POST", f"{queries}/run", self.run, Role.OPERATOR, body=QueryOrder, media=NDJSON),
+            Operation("POST", f"{queries}/run", self.run, Role.OPERATOR, body=QueryOrder, media=NDJSON, lines=_RUN),
             Operation("GET", queries, self.queries, Role.VIEWER, query=Page),
             Operation("GET", query, self.query, Role.VIEWER),
             Operation("POST", f"{query}/approve", self.approve, Role.OPERATOR),
             Operation("POST", f"{query}/cancel", self.cancel, Role.OPERATOR),
         )
 
-    async def queries(self, call: Call) -> Any:
+    async def queries(self, call: Call) -> QueryPage:
         """The newest queries."""
         page: Page = call.query
-        return page_of(await self.live.queries(page.offset + page.limit + 1), page, "queries")
+        rows, next_offset = page_of(await self.live.queries(page.offset + page.limit + 1), page)
+        return {"queries": rows, "next_offset": next_offset}
 
-    async def query(self, call: Call) -> Any:
+    async def query(self, call: Call) -> QueryStory:
         """One query, how far it has come, and what it cost."""
         return await self.live.query(call.path["query"])
 
-    async def issue(self, call: Call) -> Any:
+    async def issue(self, call: Call) -> QueryRow:
         """Ask nodes something: `{"sql": ..., "target": {...}, "expires_in": 60}`, `from`, `until`, `keep_for`."""
         return await self.live.issue(call.body.question(), _asker(call))
 
@@ -100,16 +123,16 @@ class QueryOperations:
         call.set_header("Content-Type", NDJSON)
         with PacedAnswer(self.live.clock, call.request) as answer:
 
-            async def emit(line: dict[str, Any]) -> None:
+            async def emit(line: RunBegins | ResultLine | RunWaits | RunEnds) -> None:
                 await answer.write(msgspec.json.encode(line) + b"\n")
 
             await self.live.run(question, _asker(call), emit)
 
-    async def approve(self, call: Call) -> Any:
+    async def approve(self, call: Call) -> QueryStory:
         """Let a query that waits for approval go to nodes; somebody else than who issued it must."""
         return await self.live.approve(call.path["query"], _asker(call))
 
-    async def cancel(self, call: Call) -> Any:
+    async def cancel(self, call: Call) -> QueryStory:
         """Ask no more nodes."""
         return await self.live.cancel(call.path["query"])
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
 import attrs
 import msgspec
 
 from osqtwist.interfaces import StoreUnavailable
-from osqtwist.liveresults import LiveResults
+from osqtwist.liveresults import Line, LiveResults, ResultsEnd
 from osqtwist.operator import Role
-from osqtwist.resultexport import MEDIA, ExportFormat
+from osqtwist.resultexport import MEDIA, ExportFormat, ResultLine
 from osqtwist.web.operations import NDJSON, Call, Operation
 from osqtwist.web.pacing import PacedAnswer
 from osqtwist.wire import MalformedRequest
@@ -38,7 +38,20 @@ class ResultOperations:
     def operations(self) -> Sequence[Operation]:
         """See :class:`osqtwist.web.operations.OperationGroup`."""
         path = "/api/v1/queries/{query}/results"
-        return (Operation("GET", path, self.read, Role.VIEWER, query=ResultsQuery, media=NDJSON),)
+        lines = (ResultLine, ResultsEnd)
+        others = (EVENTS, *(media for media in MEDIA.values() if media != NDJSON))
+        return (
+            Operation(
+                "GET",
+                path,
+                self.read,
+                Role.VIEWER,
+                query=ResultsQuery,
+                media=NDJSON,
+                lines=lines,
+                more_media=others,
+            ),
+        )
 
     async def read(self, call: Call) -> None:
         """
@@ -70,7 +83,7 @@ class ResultOperations:
     async def _lines(self, call: Call) -> None:
         with PacedAnswer(self.results.clock, call.request) as answer:
 
-            async def emit(line: dict[str, Any]) -> None:
+            async def emit(line: Line) -> None:
                 await answer.write(b"\n" if line["type"] == "beat" else msgspec.json.encode(line) + b"\n")
 
             call.set_header("Content-Type", NDJSON)
@@ -89,11 +102,11 @@ class ResultOperations:
             return
         with PacedAnswer(self.results.clock, call.request) as answer:
 
-            async def emit(line: dict[str, Any]) -> None:
+            async def emit(line: Line) -> None:
                 if line["type"] == "beat":
                     await answer.write(b": beat\n\n")
                     return
-                head = f"event: {line['type']}\n" + (f"id: {line['id']}\n" if "id" in line else "")
+                head = f"event: {line['type']}\n" + (f"id: {line['id']}\n" if line["type"] == "result" else "")
                 await answer.write(head.encode() + b"data: " + msgspec.json.encode(line) + b"\n\n")
 
             call.set_header("Content-Type", EVENTS)

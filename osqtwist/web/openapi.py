@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -14,15 +14,26 @@ from osqtwist.web.problems import PROBLEM_JSON, Problem
 _REFERENCE = "#/components/schemas/{name}"
 
 
-def openapi_document(operations: Sequence[Operation]) -> dict[str, Any]:
+class Document(TypedDict):
+    """An OpenAPI document."""
+
+    openapi: str
+    info: dict[str, str]
+    servers: list[dict[str, str]]
+    paths: dict[str, dict[str, Any]]
+    components: dict[str, dict[str, Any]]
+
+
+def openapi_document(operations: Sequence[Operation]) -> Document:
     """OpenAPI 3.1 for these operations, ready to be JSON."""
-    kinds = [Problem, *(kind for each in operations for kind in (each.answer, each.body, each.query))]
+    kinds = [Problem, *(kind for each in operations for kind in (*each.answers, each.body, each.query))]
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
     by_kind = iter(schemas[1:])
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        answer, body, query = next(by_kind), next(by_kind), next(by_kind)
-        described = _described(operation, answer, _resolved(query, components))
+        answers = [next(by_kind) for _ in operation.answers]
+        body, query = next(by_kind), next(by_kind)
+        described = _described(operation, answers, _resolved(query, components))
         if operation.body is not Nothing:
             is_needed = any(field.required for field in msgspec.structs.fields(operation.body))
             described["requestBody"] = {"required": is_needed, "content": {JSON: {"schema": body}}}
@@ -46,13 +57,15 @@ def openapi_document(operations: Sequence[Operation]) -> dict[str, Any]:
     }
 
 
-def _described(operation: Operation, answer: Any, query: dict[str, Any]) -> dict[str, Any]:
-    content: dict[str, Any] = {"schema": answer}
-    if operation.media not in (JSON, NDJSON):
-        content = {"schema": {"type": "string"}} if operation.media.startswith("text/") else {}
+def _described(operation: Operation, answers: Sequence[Any], query: dict[str, Any]) -> dict[str, Any]:
+    if operation.media == JSON:
+        content: dict[str, Any] = {"schema": answers[0]}
     elif operation.media == NDJSON:
-        # A stream: the schema is that of a line, which OpenAPI 3.1 has no word for.
-        content = {"x-line-schema": answer}
+        # A stream: the schema is that of a line, for which OpenAPI has a word from 3.2 on.
+        content = {"x-line-schema": {"anyOf": list(answers)}}
+    else:
+        content = {"schema": {"type": "string"}} if operation.media.startswith("text/") else {}
+    more: dict[str, Any] = {media: {} for media in operation.more_media}
     needed = set(query.get("required", ()))
     parameters = [{"name": name, "in": "path", "required": True, "schema": _PATH_TEXT} for name in operation.names]
     for name, schema in query.get("properties", {}).items():
@@ -69,7 +82,7 @@ def _described(operation: Operation, answer: Any, query: dict[str, Any]) -> dict
         "security": [{"token": []}, {"certificate": []}] if operation.role else [],
         "parameters": parameters,
         "responses": {
-            str(operation.code): {"description": "done", "content": {operation.media: content}},
+            str(operation.code): {"description": "done", "content": {operation.media: content, **more}},
             "default": {
                 "description": "refused",
                 "content": {PROBLEM_JSON: {"schema": {"$ref": _REFERENCE.format(name="Problem")}}},

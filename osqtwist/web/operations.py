@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypedDict, TypeVar, get_type_hints
 
 import attrs
 import msgspec
@@ -21,6 +21,8 @@ from osqtwist.wire import MalformedRequest
 NDJSON = "application/x-ndjson"
 JSON = "application/json"
 MOST_AT_ONCE = 1000
+
+Row = TypeVar("Row")
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MOST_AT_ONCE, description="how many at most")]
 Offset = Annotated[int, msgspec.Meta(ge=0, le=10**9, description="where to go on: next_offset of the page before")]
@@ -35,6 +37,13 @@ class Page(msgspec.Struct, forbid_unknown_fields=True):
 
     limit: Limit = 100
     offset: Offset = 0
+
+
+class BrokenOff(TypedDict):
+    """The last line of an answer of JSON lines that could not be given whole."""
+
+    type: Literal["error"]
+    error: str
 
 
 @attrs.define
@@ -70,10 +79,10 @@ class Operation:
     One thing that operators can have done.
 
     :ivar path: with ``{name}`` for what varies; a node's name may have slashes, others not.
-    :ivar work: its first sentence is the summary.
+    :ivar work: its first sentence is the summary, and what it answers with the type of the JSON.
     :ivar role: who may, at least; ``None`` for everybody, known or not.
-    :ivar answer: the type of what it answers; of each line, where :attr:`media` is :data:`NDJSON`.
-    :ivar media: of the answer.
+    :ivar media: of the answer; :attr:`lines` are the types of its lines, where that is :data:`NDJSON`.
+    :ivar more_media: other types that it answers with if it is asked to.
     :ivar has_secret: whether body or answer have secrets in them: neither is noted anywhere.
     """
 
@@ -81,11 +90,12 @@ class Operation:
     path: str
     work: Callable[[Call], Awaitable[Any]]
     role: Role | None
-    answer: Any = dict[str, Any]
     query: type[msgspec.Struct] = Nothing
     body: type[msgspec.Struct] = Nothing
     code: int = 200
     media: str = JSON
+    lines: tuple[Any, ...] = ()
+    more_media: tuple[str, ...] = ()
     has_secret: bool = False
 
     @property
@@ -102,6 +112,13 @@ class Operation:
     def summary(self) -> str:
         """What it does, in a line."""
         return (self.work.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+
+    @property
+    def answers(self) -> tuple[Any, ...]:
+        """The types of what it answers: one of them, or lines of them; none for what is no JSON."""
+        if self.media == JSON:
+            return (get_type_hints(self.work, include_extras=True)["return"],)
+        return (*self.lines, BrokenOff) if self.media == NDJSON else ()
 
     @property
     def is_change(self) -> bool:
@@ -157,14 +174,14 @@ class OperationGroup(Protocol):
         """All of them."""
 
 
-def page_of(rows: Sequence[Any], page: Page, name: str) -> dict[str, Any]:
+def page_of(rows: Sequence[Row], page: Page) -> tuple[list[Row], int | None]:
     """
-    A page of a list, under a name, with ``next_offset``: where to go on, or nothing at the end.
+    A page of a list, and where to go on; nothing at the end.
 
     :param rows: from the first one on, up to the one after the page at least, if there is one.
     """
     end = page.offset + page.limit
-    return {name: rows[page.offset : end], "next_offset": end if len(rows) > end else None}
+    return list(rows[page.offset : end]), end if len(rows) > end else None
 
 
 def _arguments(request: Request) -> dict[str, list[str]]:

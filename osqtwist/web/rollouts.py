@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import attrs
 import msgspec
 
+from osqtwist.confdiff import ChangeRow
 from osqtwist.operator import Role
-from osqtwist.rollouts import Rollouts
+from osqtwist.rollouts import History, Rollouts, RolloutStatus, VersionFiles
 from osqtwist.web.operations import Call, Limit, Operation
 
 
@@ -30,6 +31,12 @@ class StopOrder(msgspec.Struct, forbid_unknown_fields=True):
     """Why."""
 
     why: Annotated[str, msgspec.Meta(max_length=500)] = ""
+
+
+class Differences(TypedDict):
+    """What differs, layer by layer."""
+
+    changes: list[ChangeRow]
 
 
 @attrs.frozen
@@ -53,38 +60,38 @@ class RolloutOperations:
             Operation("POST", f"{all_of_them}/versions/{{version}}/rollback", self.roll_back, Role.ADMIN),
         )
 
-    async def status(self, call: Call) -> Any:
+    async def status(self, call: Call) -> RolloutStatus:
         """Which version of the configuration is in force, which is tried, and how its canaries are."""
         return await self.rollouts.status()
 
-    async def history(self, call: Call) -> Any:
+    async def history(self, call: Call) -> History:
         """The versions that are kept, and what became of them."""
         return await self.rollouts.history(call.query.limit)
 
-    async def diff(self, call: Call) -> Any:
+    async def diff(self, call: Call) -> Differences:
         """What differs between two versions: `before` and `after`."""
         return {"changes": await self.rollouts.differences(call.query.before, call.query.after)}
 
-    async def version(self, call: Call) -> Any:
+    async def version(self, call: Call) -> VersionFiles:
         """One version, by number or digest, with the texts of its files."""
         return await self.rollouts.version(call.path["version"])
 
-    async def pause(self, call: Call) -> Any:
+    async def pause(self, call: Call) -> RolloutStatus:
         """Stay at the step; canaries are still looked after."""
         return await self.rollouts.pause(call.actor.name)
 
-    async def resume(self, call: Call) -> Any:
+    async def resume(self, call: Call) -> RolloutStatus:
         """Go on after a pause, begin again after a stop, or follow the files again after a rollback."""
         return await self.rollouts.resume(call.actor.name)
 
-    async def stop(self, call: Call) -> Any:
+    async def stop(self, call: Call) -> RolloutStatus:
         """Give canaries the version in force back: `{"why": ...}`."""
         return await self.rollouts.stop(call.actor.name, call.body.why)
 
-    async def finish(self, call: Call) -> Any:
+    async def finish(self, call: Call) -> RolloutStatus:
         """Give every node the version that is tried, or was stopped, at once."""
         return await self.rollouts.finish(call.actor.name)
 
-    async def roll_back(self, call: Call) -> Any:
+    async def roll_back(self, call: Call) -> RolloutStatus:
         """Give every node this version at once, until the files change."""
         return await self.rollouts.roll_back(call.path["version"], call.actor.name)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import attrs
 import msgspec
 
 from osqtwist.node import TAG_PATTERN
 from osqtwist.operator import Role
-from osqtwist.secretbook import SecretBook
+from osqtwist.secretbook import NewSecret, RotatedSecret, SecretBook, SecretsForgotten, SecretsRevoked, UsedSecretRow
 from osqtwist.web.operations import Call, Operation
 
 _YEARS = 10 * 366 * 86400
@@ -42,6 +42,12 @@ class RotateOrder(msgspec.Struct, forbid_unknown_fields=True):
     expires_in: _Seconds = 0.0
 
 
+class AllSecrets(TypedDict):
+    """Enroll secrets that operators handed out, the oldest first."""
+
+    secrets: list[UsedSecretRow]
+
+
 @attrs.frozen
 class SecretOperations:
     """Enroll secrets: handed out, listed, rotated, ended."""
@@ -60,26 +66,26 @@ class SecretOperations:
             Operation("POST", f"{one}/forget", self.forget, Role.ADMIN),
         )
 
-    async def secrets(self, call: Call) -> Any:
+    async def secrets(self, call: Call) -> AllSecrets:
         """Enroll secrets that operators handed out, without their texts: what each is good for, who used it last."""
         return {"secrets": await self.book.secrets()}
 
-    async def add(self, call: Call) -> Any:
+    async def add(self, call: Call) -> NewSecret:
         """Hand out an enroll secret, shown this once: `{"name": ..., "tags": [...], "allow": [...], "quota": 50}`."""
         order: SecretOrder = call.body
         return await self.book.add(
             order.name, call.actor.name, order.secret, order.tags, order.allow, order.quota, order.expires_in
         )
 
-    async def rotate(self, call: Call) -> Any:
+    async def rotate(self, call: Call) -> RotatedSecret:
         """Hand out a new text for it, shown this once; the old one is good for `overlap` seconds more."""
         order: RotateOrder = call.body
         return await self.book.rotate(call.path["secret"], call.actor.name, order.overlap, order.expires_in)
 
-    async def revoke(self, call: Call) -> Any:
+    async def revoke(self, call: Call) -> SecretsRevoked:
         """End it, by name or id; nodes that enrolled by it stay."""
         return await self.book.revoke(call.path["secret"])
 
-    async def forget(self, call: Call) -> Any:
+    async def forget(self, call: Call) -> SecretsForgotten:
         """Keep nothing of those of that name or id that have ended."""
         return await self.book.forget(call.path["secret"])

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypedDict
 
 import attrs
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from osqtwist.certificatechecks import CheckFigures
 from osqtwist.figures import SummedFigures
 from osqtwist.flags import BadHostname, Flagfiles
 from osqtwist.interfaces import StoreFull, StoreUnavailable
-from osqtwist.inventory import Inventory
+from osqtwist.inventory import FleetFigures, Inventory
 from osqtwist.operator import Role
-from osqtwist.sinkview import SinkView
+from osqtwist.revocationlists import RevocationListRow
+from osqtwist.sinkview import SinkView, SinkWord
 from osqtwist.web.operations import Call, Operation
 from osqtwist.wire import MalformedRequest
 
@@ -34,6 +36,32 @@ class FlagsWanted(msgspec.Struct, forbid_unknown_fields=True):
     ] = ""
 
 
+class Healthy(TypedDict):
+    """That requests of nodes can be served."""
+
+    status: Literal["ok"]
+
+
+class SinkBrief(TypedDict):
+    """How a sink is, in short."""
+
+    state: SinkWord
+    lag_lines: int
+    lag_seconds: float
+
+
+class RefusalFigures(CheckFigures):
+    """How certificates are refused."""
+
+    revocation_lists: list[RevocationListRow]
+
+
+class Status(FleetFigures, RefusalFigures):
+    """One page of figures; `sinks` by name."""
+
+    sinks: dict[str, SinkBrief]
+
+
 @attrs.frozen
 class ServiceOperations:
     """
@@ -48,18 +76,18 @@ class ServiceOperations:
     sinks: SinkView
     figures: SummedFigures
     flags: Flagfiles
-    refusing: Callable[[], dict[str, Any]]
+    refusing: Callable[[], RefusalFigures]
 
     def operations(self) -> Sequence[Operation]:
         """See :class:`osqtwist.web.operations.OperationGroup`."""
         return (
             Operation("GET", "/healthz", self.healthz, None),
-            Operation("GET", "/metrics", self.metrics, Role.VIEWER, bytes, media=CONTENT_TYPE_LATEST),
+            Operation("GET", "/metrics", self.metrics, Role.VIEWER, media=CONTENT_TYPE_LATEST),
             Operation("GET", "/api/v1/status", self.status, Role.VIEWER),
-            Operation("GET", "/api/v1/flags", self.flagfile, Role.VIEWER, bytes, FlagsWanted, media=_TEXT),
+            Operation("GET", "/api/v1/flags", self.flagfile, Role.VIEWER, FlagsWanted, media=_TEXT),
         )
 
-    async def healthz(self, call: Call) -> Any:
+    async def healthz(self, call: Call) -> Healthy:
         """Whether requests of nodes can be served: `{"status":"ok"}`, or 503 when the store does not answer."""
         await self.inventory.ping()
         return {"status": "ok"}
@@ -71,11 +99,17 @@ class ServiceOperations:
             await self.sinks.update_metrics()
         return generate_latest(self.figures)
 
-    async def status(self, call: Call) -> Any:
+    async def status(self, call: Call) -> Status:
         """One page of figures."""
-        rows = await self.sinks.rows()
-        brief = {each["sink"]: {key: each[key] for key in ("state", "lag_lines", "lag_seconds")} for each in rows}
-        return await self.inventory.status() | {"sinks": brief} | self.refusing()
+        sinks: dict[str, SinkBrief] = {
+            each["sink"]: {
+                "state": each["state"],
+                "lag_lines": each["lag_lines"],
+                "lag_seconds": each["lag_seconds"],
+            }
+            for each in await self.sinks.rows()
+        }
+        return {**await self.inventory.status(), "sinks": sinks, **self.refusing()}
 
     async def flagfile(self, call: Call) -> bytes:
         """An osqueryd flagfile that works with this server, for its own machine or osquery's packages of a platform."""

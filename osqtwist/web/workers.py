@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Literal, Protocol, TypedDict
 
 import attrs
 
@@ -15,10 +15,34 @@ class NotReplaced(Exception):
     """Workers cannot be replaced; the text says why."""
 
 
+class WorkerRow(TypedDict):
+    """A worker process."""
+
+    worker: int
+    pid: int | None
+    state: Literal["serving", "starting"]
+    starts: int
+    connections: int
+    parked_reads: int
+    requests: int
+
+
+class AllWorkers(TypedDict):
+    """Worker processes; none where one process does everything."""
+
+    workers: list[WorkerRow]
+
+
+class WorkersReplaced(TypedDict):
+    """How many were replaced."""
+
+    replaced: int
+
+
 class WorkerCrew(Protocol):
     """The workers of this server."""
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[WorkerRow]:
         """All of them, ready to be JSON."""
 
     async def replace(self) -> int:
@@ -42,11 +66,11 @@ class WorkerOperations:
             Operation("POST", "/api/v1/workers/replace", self.replace, Role.ADMIN),
         )
 
-    async def workers(self, call: Call) -> Any:
+    async def workers(self, call: Call) -> AllWorkers:
         """Worker processes and what they do; none where one process does everything."""
         return {"workers": self.crew.rows() if self.crew else []}
 
-    async def replace(self, call: Call) -> Any:
+    async def replace(self, call: Call) -> WorkersReplaced:
         """Replace them one by one, refusing no connection."""
         if self.crew is None:
             raise NotReplaced("this server has no worker processes: --workers is 1")
