@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= ssl:8443
 SECONDS ?= 60
+MINUTES ?= 10
 
-.PHONY: run test test-fast lint docs bench crashtest clean help
+.PHONY: run test test-fast lint docs bench crashtest fuzz clean help
 
 help:           ## What there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -50,5 +51,8 @@ bench: $(VENV)/test.stamp  ## CPU per connection and request, beside nginx, http
 crashtest: $(VENV)/test.stamp  ## Kill everything for SECONDS at each durability, and count what was lost (SECONDS=600: long)
 	$(BIN)/python -m tests.crashtest --seconds $(SECONDS)
 
+fuzz: $(VENV)/test.stamp  ## Fuzz every parser, guided by coverage (MINUTES=10 in all; TARGETS="http log_lines")
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(TARGETS)
+
 clean:          ## Remove what was made here, but for certs/ and state/
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz

@@ -14,10 +14,9 @@ from typing import TypedDict
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
-from osqtwist.tlsfiles import TLSFiles, UnusableCredential, is_issued_by
+from osqtwist.tlsfiles import UNREADABLE, TLSFiles, UnusableCredential, is_issued_by
 
 # X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_NOT_YET_VALID, X509_V_ERR_CRL_HAS_EXPIRED
 _CRL_MISSING, _CRL_NOT_YET_VALID, _CRL_EXPIRED = 3, 11, 12
@@ -74,7 +73,7 @@ class RevocationList:
         """The later, the greater."""
         try:
             return self.begin, self.crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-        except (x509.ExtensionNotFound, ValueError):
+        except (x509.ExtensionNotFound, *UNREADABLE):
             return self.begin, 0
 
     @property
@@ -253,9 +252,18 @@ def _parsed(path: Path) -> list[x509.CertificateRevocationList]:
         raise _Unusable("holds no revocation list")
     try:
         # What has changed since a complete list (RFC 5280, 5.2.4) cannot stand in its place.
-        return [crl for part in parts if not _is_delta(crl := load(part))]
-    except (ValueError, x509.DuplicateExtension):
+        found = [crl for part in parts if not _is_delta(crl := load(part))]
+        for crl in found:
+            _read_through(crl)
+        return found
+    except UNREADABLE:
         raise _Unusable("holds a revocation list that cannot be read") from None
+
+
+def _read_through(crl: x509.CertificateRevocationList) -> None:
+    """Ask for everything that is asked for later: cryptography reads a part when it is wanted, and fails then."""
+    RevocationList(crl, (), "")
+    len(crl)
 
 
 def _is_delta(crl: x509.CertificateRevocationList) -> bool:
@@ -287,6 +295,6 @@ def _is_signed_by(crl: x509.CertificateRevocationList, authority: x509.Certifica
     # The name is not enough: a CA that renews its key has one name and, for a while, a list by its old key only.
     try:
         return crl.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
-    except (TypeError, ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         # Cryptography cannot tell; OpenSSL will.
         return True

@@ -27,6 +27,7 @@ from twisted.logger import Logger
 from osqtwist.identity import CertificateIdentity, IdentityCache
 from osqtwist.revocationlists import RevocationLists, read_lists
 from osqtwist.tlsfiles import (
+    UNREADABLE,
     TLSFiles,
     UnusableCredential,
     authorities,
@@ -82,6 +83,15 @@ def load(files: TLSFiles, now: float, before: RevocationLists | None = None) -> 
     :param before: revocation lists that stay in force where the files have none.
     :raise UnusableCredential: one of them cannot be used.
     """
+    try:
+        return _load(files, now, before)
+    except UNREADABLE as problem:
+        # Cryptography reads a certificate part by part, when it is asked, and OpenSSL once more.
+        named = ", ".join(files.said(name) for name in ("cert", "client_ca") if getattr(files, name))
+        raise UnusableCredential(f"{named}: a part of a certificate cannot be read: {problem}") from None
+
+
+def _load(files: TLSFiles, now: float, before: RevocationLists | None) -> LoadedTLS:
     if files.client_auth == "required" and not files.client_ca:
         raise UnusableCredential(f"--client-auth required needs {files.options['client_ca']}")
     chain = certificates(files)
@@ -115,8 +125,7 @@ def load(files: TLSFiles, now: float, before: RevocationLists | None = None) -> 
         store = context.get_cert_store()
         if store is None:
             raise UnusableCredential("OpenSSL has no certificate store")
-        for authority in trusted:
-            store.add_cert(crypto.X509.from_cryptography(authority))
+        _trust(store, trusted, files.said("client_ca"))
         tolerated: frozenset[int] = frozenset()
         if files.client_crl:
             lists = read_lists(files, trusted, before)
@@ -127,6 +136,14 @@ def load(files: TLSFiles, now: float, before: RevocationLists | None = None) -> 
             warnings += more
         context.set_verify(_VERIFY[files.client_auth], _tolerating(tolerated) if tolerated else None)
     return LoadedTLS(context, not_after, lists, tuple(warnings))
+
+
+def _trust(store: crypto.X509Store, authorities: Sequence[x509.Certificate], said: str) -> None:
+    for number, authority in enumerate(authorities, 1):
+        try:
+            store.add_cert(crypto.X509.from_cryptography(authority))
+        except crypto.Error:
+            raise UnusableCredential(f"{said}: OpenSSL cannot read certificate {number} of it") from None
 
 
 def _new_context() -> SSL.Context:

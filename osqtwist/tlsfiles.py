@@ -24,6 +24,17 @@ OF_NODES = {"cert": "--cert", "key": "--key", "client_ca": "--client-ca", "clien
 """The options that the files towards nodes come from."""
 
 
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    x509.InvalidVersion,
+    UnsupportedAlgorithm,
+)
+"""What cryptography raises of a certificate or a list that is not right, and only when a part is asked for."""
+
+
 class UnusableCredential(Exception):
     """A certificate, key, CA or CRL file cannot be used; one sentence that names option and file."""
 
@@ -151,7 +162,7 @@ def authorities(files: TLSFiles) -> list[x509.Certificate]:
         try:
             constraints = authority.extensions.get_extension_for_oid(ExtensionOID.BASIC_CONSTRAINTS).value
             is_ca = isinstance(constraints, x509.BasicConstraints) and constraints.ca
-        except (x509.ExtensionNotFound, ValueError):
+        except (x509.ExtensionNotFound, *UNREADABLE):
             # Old roots (X.509 version 1) have no such extension.
             is_ca = authority.issuer == authority.subject
         if not is_ca:

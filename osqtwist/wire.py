@@ -177,6 +177,8 @@ def parse_log(body: bytes) -> LogRequest:
             raise problem from None
         if not isinstance(node_key, str | None) or not isinstance(log_type, str):
             raise
+        # Half of a surrogate pair is text to Python, and has no bytes.
+        log_type = log_type.encode("utf-8", "backslashreplace").decode("utf-8")
         return LogRequest(node_key=node_key, log_type=log_type, data=lines, is_suspect=True)
 
 

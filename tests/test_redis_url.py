@@ -95,6 +95,7 @@ def test_urls_that_are_refused(text: str, sentence: str) -> None:
         "redis://:a@b/hunter2-secret@h/0",
         "redis://:1?hunter2-secret=1@h/0",
         "rediss://:1?hunter2-secret=1@h/0",
+        "redis://:hunter2?db=-secret@h/0",
         "redis://:hunter2-secret#1@h:6379/0",
         "redis://me:1#hunter2-secret@h:6379/0",
         "rediss://:x@y?hunter2-secret=z@h",

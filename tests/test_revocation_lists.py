@@ -132,6 +132,8 @@ SPOILED: dict[str, Callable[[bytes, bytes], bytes | None]] = {
     "the first alone": lambda one, other: one,
     "the second alone": lambda one, other: other,
     "half of DER": lambda one, other: der(one)[:100],
+    "a version that there is not": lambda one, other: der(one).replace(b"\x02\x01\x01", b"\x02\x01\x03", 1),
+    "an issuer that is no name": lambda one, other: der(one).replace(b"\x0c\x07test CA", b"\x0c\x07test\xffCA", 1),
     "gone": lambda one, other: None,
 }
 

@@ -276,6 +276,16 @@ async def test_a_fault_of_an_endpoint_is_no_success(serve: Callable[..., Served]
         json.loads(body)
 
 
+@pytest.mark.parametrize(
+    "asked", ["OPTIONS * HTTP/1.1", "POST * HTTP/1.1", "POST /%ff HTTP/1.1", "POST /config/%c3 HTTP/1.1"]
+)
+@pytest_twisted.ensureDeferred
+async def test_what_is_no_path_is_an_error(serve: Callable[..., Served], asked: str) -> None:
+    """Twisted would answer the star with 200 and nothing, a success to osquery; Klein what is no UTF-8 with a text."""
+    answer = await serve().call(ask(asked.encode("latin-1") + b"\r\nContent-Length: 0\r\n\r\n"))
+    assert error_of(answer, 404) == "there is no such route"
+
+
 # -- deadlines
 
 

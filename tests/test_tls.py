@@ -288,6 +288,28 @@ async def test_a_bad_reload_changes_nothing(tmp_path: Path, serve: Callable[...,
     assert reloads == [True, *[False, True] * 4]
 
 
+SUBTLE = {
+    "the CA flag is two bytes long": (b"\x01\x01\xff", b"\x01\x02\xff"),
+    "it begins at no time": (b"\x17\r", b"\x17\x0c"),
+}
+
+
+@pytest.mark.parametrize("name", SUBTLE)
+def test_a_ca_that_is_nearly_right_changes_nothing(tmp_path: Path, name: str) -> None:
+    """cryptography and OpenSSL read a certificate part by part: whichever fails, the watch goes on."""
+    own = TestPKI.mint(tmp_path)
+    reloads: list[bool] = []
+    tls = ReloadingServerTLS(files(own), lambda ok, loaded: reloads.append(ok))
+    good = own.authority.credential.certificate.public_bytes(serialization.Encoding.DER)
+    bad = good.replace(*SUBTLE[name], 1)
+    assert bad != good
+    own.path("ca.pem").write_text(ssl.DER_cert_to_PEM_cert(bad))
+    with capturedLogs() as events:
+        tls.check()
+    assert reloads == [True, False]
+    assert str(own.path("ca.pem")) in " ".join(str(event.get("problem")) for event in events)
+
+
 def trusting(own: TestPKI) -> ssl.SSLContext:
     """A client that does not need the files."""
     return ssl.create_default_context(cadata=own.authority.credential.certificate_pem.decode())

@@ -97,6 +97,15 @@ def test_bad_lines_say_why(line: bytes, reason: str) -> None:
     assert dead[0].reason == reason
 
 
+def test_a_log_type_that_has_no_bytes_does_not_block_a_node() -> None:
+    """Half of a surrogate pair is written out: the lines are dead letters, and the node goes on."""
+    request = wire.parse_log(b'{"node_key":"k","log_type":"\\ud800","data":[{"x":NaN}]}')
+    assert request.log_type == "\\ud800"
+    assert wire.post_of(request).lines == 1
+    data, count, (dead,) = wire.sort_lines(request, 1000)
+    assert (data, count) == (b"[]", 0) and "log_type" in dead.reason
+
+
 def test_deep_nesting_is_malformed_not_a_crash() -> None:
     """Nesting past what a parser can follow is refused."""
     with pytest.raises(wire.MalformedRequest):

@@ -79,7 +79,8 @@ def parse_redis_url(text: str) -> RedisPlace:
     except ValueError:
         raise BadRedisURL("--redis is not a URL") from None
     allowed = {"rediss": {"ca", "cert", "key", "db"}}.get(parts.scheme, {"db"})
-    astray = [parts.path, parts.fragment, *(each for name in set(query) - allowed for each in (name, query[name]))]
+    paths = {"ca", "cert", "key"} & allowed
+    astray = [parts.path, parts.fragment, *(each for name in set(query) - paths for each in (name, query[name]))]
     if parts.scheme != "unix" and "@" in "".join(astray):
         # Part of a password, most likely: nothing of it must be repeated.
         raise BadRedisURL("--redis: /, ? and # in a password must be written as %2F, %3F and %23")

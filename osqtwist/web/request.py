@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -18,6 +19,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from osqtwist.web.routes import METHODS
+from osqtwist.wire import refusal
 
 if TYPE_CHECKING:
     from osqtwist.web.site import NodeChannel
@@ -65,7 +67,12 @@ class NodeRequest(PlainRequest):
         channel: NodeChannel = self.channel  # type: ignore[assignment]
         endpoint = channel.site.endpoints.get(self.path) if self.method in _METHODS else None
         if endpoint is None:
-            super().process()
+            if self.path == b"*" or not _is_text(self.path):
+                # Twisted answers the one with 200 and an empty body, which is osquery's word for success, Klein the
+                # other with a text.
+                self._refuse_route()
+            else:
+                super().process()
             return
         self.site = channel.site
         self.responseHeaders.setRawHeaders(b"Date", [channel.site.date()])
@@ -73,6 +80,14 @@ class NodeRequest(PlainRequest):
         if not work.called:
             self.notifyFinish().addErrback(lambda _: work.cancel())
         work.addCallbacks(self._answer, self._fail)
+
+    def _refuse_route(self) -> None:
+        body = refusal("there is no such route")
+        self.channel.site.metrics.refused.labels(reason="http_404").inc()  # type: ignore[attr-defined]
+        self.setResponseCode(404)
+        self.responseHeaders.setRawHeaders(b"Content-Type", [b"application/json"])
+        self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+        self._answer(body)
 
     def _answer(self, body: bytes) -> None:
         if not self._disconnected:
@@ -83,6 +98,14 @@ class NodeRequest(PlainRequest):
         # An endpoint makes an answer of whatever goes wrong; cancelled is one whose node is gone.
         if not failure.check(CancelledError):
             self.processingFailed(failure)
+
+
+def _is_text(path: bytes) -> bool:
+    try:
+        unquote_to_bytes(path).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @attrs.define
