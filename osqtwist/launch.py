@@ -93,13 +93,30 @@ EXPECTED = (
 """What an operator can mend; each is one sentence."""
 
 
-def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> IService:
+@attrs.frozen
+class Host:
+    """
+    Another application that nodes come in by, in the place of ports of our own.
+
+    :ivar port: that nodes connect to, and :attr:`path` where they find the node API; for flagfiles only.
+    :ivar front: serves nodes, once it is opened.
+    :ivar on_failure: called with a sentence if the start fails.
+    """
+
+    port: int
+    path: str
+    front: Callable[[NodeSide], Front]
+    on_failure: Callable[[str], object]
+
+
+def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: Host | None = None) -> IService:
     """
     Put a server together: what it needs on disk is made or checked, its ports are bound.
 
     With the role ``delivery`` it is a delivery process and nothing else.  With several workers it serves operators, and
     looks after the processes that serve nodes.
 
+    :param host: an application that this is only a part of: it has the ports, and the say over the process.
     :raise BadSetting: and the others of :data:`EXPECTED`.
     """
     state = StateFolder(Path(settings.state).absolute(), owner)
@@ -130,11 +147,13 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
     if operators:
         node_side.watches.append(CredentialWatch(reactor, operators.tls))
         node_side.reloads.append(lambda: operators.tls.reload("SIGHUP"))
-    shares = bind_all(settings.port, settings.worker_count)
+    shares = bind_all(settings.port, settings.worker_count) if host is None else [[]]
     ports = shares[0]
     summed = SummedFigures(metrics.registry)
     front: Front
-    if settings.worker_count == 1:
+    if host:
+        front = host.front(node_side)
+    elif settings.worker_count == 1:
         front = node_side.front(reactor, settings, ports)
     else:
         instructions = WorkerInstructions(settings, redis_url, str(secret_path) if secret_path else None, [])
@@ -142,7 +161,8 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
         node_side.reloads.append(front.reload)
     sinks = SinkView(reactor, node_side.stores, metrics)
     files = node_files(development, secret_path, settings.client_auth != "none")
-    flags = Flagfiles(ports[0].number, files, name_in_certificate(Path(settings.cert)), settings.route_prefix)
+    number, prefix = (host.port, host.path) if host else (ports[0].number, settings.route_prefix)
+    flags = Flagfiles(number, files, name_in_certificate(Path(settings.cert)), prefix)
     crew = front if isinstance(front, Workers) else None
     admin = admin_api(
         reactor,
@@ -165,7 +185,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
         prepare=[node_side.follower.begin],
         services=[
             *node_side.watches,
-            HangUp(reactor, node_side.reloads),
+            *([] if host else [RareCollections(reactor), HangUp(reactor, node_side.reloads)]),
             RolloutKeeping(
                 reactor, node_side.stores, node_side.configuration, node_side.parts.rollouts, socket.gethostname()
             ),
@@ -182,7 +202,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner()) -> ISe
         on_ready=lambda: announce(
             settings, ports, development, secret_path, flags.here(), operators.bound if operators else None
         ),
-        on_failure=lambda sentence: _fail(reactor, sentence),
+        on_failure=host.on_failure if host else lambda sentence: _fail(reactor, sentence),
         expected_failures=(StartFailed, StoreUnavailable, EmbeddedStoreFailed),
         lock=lock,
     )
@@ -194,7 +214,7 @@ class NodeSide:
     What every process has that serves nodes.
 
     :ivar follower: has the configuration follow roll-outs; it must begin before nodes are served.
-    :ivar watches: what looks for changed files and for garbage, :attr:`reloads` what reads them again at once.
+    :ivar watches: what looks for changed files, :attr:`reloads` what reads them again at once.
     """
 
     stores: IStores
@@ -246,7 +266,7 @@ class NodeSide:
             process=f"{socket.gethostname()}/{os.getpid()}" if serves_nodes else "",
         )
         follower = RolloutFollower(reactor, stores, folder, parts.api.canaries, metrics)
-        watches: list[IService] = [folder, follower, CredentialWatch(reactor, tls), RareCollections(reactor)]
+        watches: list[IService] = [folder, follower, CredentialWatch(reactor, tls)]
         reloads: list[Callable[[], object]] = [lambda: tls.reload("SIGHUP"), folder.reload]
         if secret_path:
             secrets_file = SecretsFile(reactor, secret_path, secrets)

@@ -55,7 +55,7 @@ class Server(Service):
     embedded: EmbeddedStore | None
     services: Sequence[IService]
     on_ready: Callable[[], None]
-    on_failure: Callable[[str], None]
+    on_failure: Callable[[str], object]
     expected_failures: tuple[type[Exception], ...]
     prepare: Sequence[Callable[[], Awaitable[object]]] = ()
     listen_admin: Sequence[Callable[[], Awaitable[IListeningPort]]] = ()

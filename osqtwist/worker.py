@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from osqtwist.childside import ParentPipe, begin, read_instructions, run
 from osqtwist.figures import figures_of
+from osqtwist.garbage import RareCollections
 from osqtwist.interfaces import StoreUnavailable
 from osqtwist.launch import EXPECTED, NodeSide
 from osqtwist.metrics import SUMMED_GAUGES, Metrics
@@ -69,7 +70,12 @@ def main() -> None:
         stores=node_side.stores,
         embedded=None,
         prepare=[node_side.follower.begin],
-        services=[Reports(loop, pipe, metrics), *node_side.watches, *node_side.parts.services],
+        services=[
+            Reports(loop, pipe, metrics),
+            *node_side.watches,
+            RareCollections(loop),
+            *node_side.parts.services,
+        ],
         first_looks=node_side.parts.first_looks,
         on_ready=pipe.ready,
         on_failure=_fail,

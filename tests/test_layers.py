@@ -167,6 +167,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "delivering",
             "front",
             "launch",
+            "mounting",
             "operating",
             "reference",
             "server",
