@@ -340,6 +340,7 @@ class IStores(Interface):
     pending = Attribute("an osqtwist.enrollinterfaces.IPendingStore")
     operators = Attribute("an osqtwist.operatorinterfaces.IOperatorStore")
     rollouts = Attribute("an osqtwist.rolloutinterfaces.IRolloutStore")
+    saved_queries = Attribute("an osqtwist.savedqueryinterfaces.ISavedQueryStore")
     signals = Attribute("an ISignals")
 
     async def ready() -> None:

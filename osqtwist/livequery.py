@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypedDict
 
 import attrs
@@ -20,6 +20,7 @@ from osqtwist.querycheck import made_names
 from osqtwist.querycost import Measured, summary
 from osqtwist.resultexport import ResultLine, result_line
 from osqtwist.sqlcheck import check_sql
+from osqtwist.sqlstatement import SQLProblem
 from osqtwist.targeting import Target
 
 LONGEST = 366 * 86400.0
@@ -57,6 +58,15 @@ class QueryStory(QueryRow):
     """With what it cost the nodes, by measure, for those that some node gave."""
 
     cost: dict[str, Measured]
+
+
+class Draft(TypedDict):
+    """What is wrong with a query that is not asked yet, in its texts; what may do harm, and whether it would wait."""
+
+    sql: list[SQLProblem]
+    discovery: list[SQLProblem]
+    dangers: list[str]
+    needs_approval: bool
 
 
 class RunBegins(TypedDict):
@@ -138,6 +148,10 @@ def refuse_bad_sql(target: Target, *texts: str) -> None:
         # Extensions add tables, but no columns to osquery's own.
         if errors := check_sql(text, target.platforms, lenient=True).errors:
             raise BadQuery(f"{errors[0]} (in {text[:60]!r})" if len(texts) > 1 else str(errors[0]))
+
+
+def _problems(text: str, target: Target) -> list[SQLProblem]:
+    return list(check_sql(text, target.platforms, lenient=True).problems) if text.strip() else []
 
 
 @attrs.frozen
@@ -240,6 +254,16 @@ class LiveQueries:
             raise NoSuchThing(f"there is no query {query_id!r}")
         return await self.query(query_id)
 
+    def check(self, question: Question, asker: Asker) -> Draft:
+        """What there is to say of a question that is not asked yet: ``sql`` and ``discovery`` are looked at."""
+        dangers = self._dangers_of(question)
+        return {
+            "sql": _problems(question.sql, question.target),
+            "discovery": _problems(question.discovery, question.target),
+            "dangers": list(dangers),
+            "needs_approval": self._must_wait(dangers, asker),
+        }
+
     def new_query(self, question: Question, asker: Asker) -> DistributedQuery:
         """
         A query that nobody knows of yet.
@@ -247,9 +271,8 @@ class LiveQueries:
         :raise BadQuery: it would be over before it opens.
         """
         now = self.clock.seconds()
-        made, views = made_names(self.inventory.configuration.layers)
-        dangers = self.rules.dangers_of(question.texts, extra_tables=made, views=views)
-        is_waiting = bool(dangers) and (self.rules.admins_need_approval or not asker.is_admin)
+        dangers = self._dangers_of(question)
+        is_waiting = self._must_wait(dangers, asker)
         opens_at = max(now, question.opens_at)
         # Time passes while it waits: what was said to last so long does so from the approval on.
         lasts = self.rules.approval_hours * 3600 if is_waiting else question.lasts
@@ -274,6 +297,13 @@ class LiveQueries:
             dangers=dangers,
             is_waiting=is_waiting,
         )
+
+    def _dangers_of(self, question: Question) -> tuple[str, ...]:
+        made, views = made_names(self.inventory.configuration.layers)
+        return self.rules.dangers_of(question.texts, extra_tables=made, views=views)
+
+    def _must_wait(self, dangers: Sequence[str], asker: Asker) -> bool:
+        return bool(dangers) and (self.rules.admins_need_approval or not asker.is_admin)
 
     async def _found(self, query_id: str) -> DistributedQuery:
         query: DistributedQuery | None = await self.stores.queries.get(query_id)

@@ -17,10 +17,12 @@ from osqtwist.alertrule import AlertRule
 from osqtwist.approval import Approvals
 from osqtwist.assembly import Parts
 from osqtwist.audittrail import AuditTrail
+from osqtwist.census import Census
 from osqtwist.figures import SummedFigures
 from osqtwist.flags import Flagfiles
 from osqtwist.interfaces import IStores
 from osqtwist.inventory import Inventory
+from osqtwist.layerview import LayerView
 from osqtwist.livequery import LiveQueries
 from osqtwist.liveresults import LiveResults
 from osqtwist.liverules import LiveRules
@@ -29,9 +31,11 @@ from osqtwist.metrics import Metrics
 from osqtwist.nodechanges import NodeChanges
 from osqtwist.ports import BoundPort, bind_all
 from osqtwist.revocationlists import RevocationListRow
+from osqtwist.savedqueries import SavedQueries
 from osqtwist.secretbook import SecretBook
 from osqtwist.server import StartFailed
 from osqtwist.settings import Settings
+from osqtwist.silence import Silence
 from osqtwist.sinkview import SinkView
 from osqtwist.tls import ReloadingServerTLS
 from osqtwist.tlsfiles import TLSFiles, authorities
@@ -44,6 +48,7 @@ from osqtwist.web.denials import DenialOperations
 from osqtwist.web.eviction import end_revoked
 from osqtwist.web.gate import OperatorGate
 from osqtwist.web.inventory import NodeOperations
+from osqtwist.web.layers import LayerOperations
 from osqtwist.web.livequeries import QueryOperations
 from osqtwist.web.liveresults import ResultOperations
 from osqtwist.web.logs import LogOperations
@@ -52,10 +57,13 @@ from osqtwist.web.pending import PendingOperations
 from osqtwist.web.repeats import Repeats
 from osqtwist.web.request import PlainRequest
 from osqtwist.web.rollouts import RolloutOperations
+from osqtwist.web.savedqueries import SavedQueryOperations
 from osqtwist.web.secrets import SecretOperations
 from osqtwist.web.service import ServiceOperations
 from osqtwist.web.sinks import SinkOperations
 from osqtwist.web.site import Deadlines, NodeSite, QuietSite
+from osqtwist.web.sqlwords import SQLWordOperations
+from osqtwist.web.targets import TargetOperations
 from osqtwist.web.tokens import TokenOperations
 from osqtwist.web.workers import WorkerCrew, WorkerOperations
 
@@ -89,6 +97,7 @@ def admin_api(
     """
     api, trail = parts.api, AuditTrail(reactor, stores)
     inventory = Inventory(reactor, stores, api.directory, api.configuration, api.clones, figures, api.metrics)
+    results, census = LiveResults(reactor, stores), Census(inventory)
     operations: list[Operation] = []
     access = Access(reactor, stores, lambda: {each.group for each in operations})
     groups = (
@@ -99,11 +108,17 @@ def admin_api(
         PendingOperations(Approvals(reactor, stores)),
         SecretOperations(SecretBook(reactor, stores)),
         DenialOperations(api.checks.denials),
-        QueryOperations(LiveQueries(reactor, stores, api.distributed, inventory, live_rules)),
-        ResultOperations(LiveResults(reactor, stores)),
+        QueryOperations(
+            LiveQueries(reactor, stores, api.distributed, inventory, live_rules), Silence(stores, results, census)
+        ),
+        ResultOperations(results),
+        SavedQueryOperations(SavedQueries(reactor, stores.saved_queries)),
+        SQLWordOperations(),
+        TargetOperations(census),
         LogOperations(LogView(reactor, stores)),
         SinkOperations(sinks),
         RolloutOperations(parts.rollouts),
+        LayerOperations(LayerView(api.configuration, census)),
         WorkerOperations(crew),
         CarveOperations(api.carves),
         AlertOperations(reactor, stores, {rule.name: rule for rule in alert_rules}),

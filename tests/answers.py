@@ -41,7 +41,9 @@ class Described:
         """Fail if a good answer, of a media type, has a shape that is not declared, or more in it."""
         path = path.partition("?")[0]
         fits = [each for each in self._operations if each[0] == method and each[1].fullmatch(path)]
-        for _, pattern, operation in sorted(fits, key=lambda each: -len(each[1].pattern))[:1]:
+        # A path that is named as it stands goes before one that has a name for a part of it.
+        fits.sort(key=lambda each: (each[1].pattern.count("+"), -len(each[1].pattern)))
+        for _, pattern, operation in fits[:1]:
             for media, answer in operation["responses"].get(str(code), {}).get("content", {}).items():
                 if media == JSON and "schema" in answer and said == JSON:
                     self._compare(pattern.pattern, answer["schema"], content)

@@ -42,7 +42,9 @@ from osqtwist.node import (
     Sighting,
 )
 from osqtwist.query import DistributedQuery, Offer, QueryProgress, QueryResult
-from osqtwist.storage import memory_denials, redis_denials
+from osqtwist.savedquery import SavedQuery
+from osqtwist.savedqueryinterfaces import ISavedQueryStore, Kept
+from osqtwist.storage import memory_denials, memory_savedqueries, redis_denials, redis_savedqueries
 from osqtwist.storage.memory import MemoryStores
 from osqtwist.targeting import Target
 from tests.stores import RealValkey, valkey
@@ -134,6 +136,7 @@ async def test_stores_provide_their_interfaces(stores: Any) -> None:
         (INodeStore, "nodes"),
         (ICloneStore, "clones"),
         (IDenialStore, "denials"),
+        (ISavedQueryStore, "saved_queries"),
         (IQueryStore, "queries"),
         (ILogBuffer, "logs"),
         (ISinkQueues, "sinks"),
@@ -433,6 +436,39 @@ async def test_denials_are_bounded(stores: Any, monkeypatch: pytest.MonkeyPatch)
     assert [await stores.denials.add(a_denial(number)) for number in (1, 2, 3)] == [True, True, False]
     assert await stores.denials.add(msgspec.structs.replace(a_denial(2), reason="again"))
     assert [each.reason for each in (await stores.denials.changed("")).denials] == ["", "again"]
+
+
+# -- saved queries
+
+
+def a_saved_query(name: str, **more: Any) -> SavedQuery:
+    return SavedQuery(**{"name": name, "sql": "select 'é'", "saved_by": "x", "saved_at": NOW, **more})
+
+
+@pytest_twisted.ensureDeferred
+async def test_saved_queries_are_kept_by_name(stores: Any) -> None:
+    """By name; one takes the place of another only when told so."""
+    saved = stores.saved_queries
+    assert (await saved.all(), await saved.get("a"), await saved.forget("a")) == ([], None, False)
+    one, other = a_saved_query("b", target=Target(where="tag:x")), a_saved_query("a", description="d", discovery="s")
+    assert [await saved.keep(each, False) for each in (one, other)] == [Kept.KEPT] * 2
+    assert await saved.all() == [other, one]
+    again = a_saved_query("b", sql="select 2")
+    assert await saved.keep(again, False) is Kept.TAKEN
+    assert await saved.get("b") == one
+    assert await saved.keep(again, True) is Kept.KEPT
+    assert await saved.get("b") == again
+    assert await saved.forget("b") is True
+    assert await saved.all() == [other]
+
+
+@pytest_twisted.ensureDeferred
+async def test_saved_queries_are_bounded(stores: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One too many is not kept; one that is there may be replaced."""
+    monkeypatch.setattr(memory_savedqueries, "MOST_SAVED", 2)
+    monkeypatch.setattr(redis_savedqueries, "MOST_SAVED", 2)
+    kept = [await stores.saved_queries.keep(a_saved_query(name), True) for name in ("a", "b", "c", "a")]
+    assert kept == [Kept.KEPT, Kept.KEPT, Kept.FULL, Kept.KEPT]
 
 
 # -- queries

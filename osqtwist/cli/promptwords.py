@@ -1,12 +1,10 @@
-"""What can come next in a text of SQL, and whether the text is whole: for the prompt."""
+"""What can come next at the prompt, and whether the text is whole."""
 
 from __future__ import annotations
 
-import re
-
-from osqtwist.osqueryschema import schema, table_names
-from osqtwist.sqlstatement import sources
-from osqtwist.sqltokens import Token, tokenize
+from osqtwist.osqueryschema import table_names
+from osqtwist.sqltokens import tokenize
+from osqtwist.sqlwords import completions as sql_completions
 
 COMMANDS = {
     ".exit": "leave, as Ctrl-D does",
@@ -18,15 +16,6 @@ COMMANDS = {
     ".timeout": "how many seconds to wait for answers: .timeout 30",
 }
 MODES = ("table", "csv", "json", "line")
-
-_KEYWORDS = (
-    *("SELECT", "FROM", "WHERE", "AND", "OR", "NOT", "IN", "LIKE", "GLOB", "BETWEEN", "IS", "NULL", "AS", "ON"),
-    *("JOIN", "LEFT", "INNER", "CROSS", "USING", "GROUP", "BY", "HAVING", "ORDER", "LIMIT", "OFFSET", "DISTINCT"),
-    *("UNION", "ALL", "EXCEPT", "INTERSECT", "WITH", "CASE", "WHEN", "THEN", "ELSE", "END", "CAST", "EXISTS"),
-    *("ASC", "DESC", "VALUES", "COLLATE"),
-)
-_LAST = re.compile(r"(?:([A-Za-z_]\w*)\.)?([A-Za-z_]\w*)?\Z")
-_BEFORE_TABLE = ("FROM", "JOIN")
 
 
 def is_whole(text: str) -> bool:
@@ -47,19 +36,8 @@ def completions(text: str, before: str) -> tuple[list[str], int]:
     """
     if before.lstrip().startswith("."):
         return _command_completions(before.lstrip())
-    found = _LAST.search(before)
-    qualifier, begun = (found[1] or "", found[2] or "") if found else ("", "")
-    tokens = tokenize(text)
-    tables = _tables(tokens)
-    if qualifier:
-        named = [tables.get(qualifier.lower(), qualifier.lower())]
-        return _begun(begun, _columns(named)), len(begun)
-    earlier = tokenize(before[: len(before) - len(begun)])
-    if earlier and (earlier[-1].says(*_BEFORE_TABLE)):
-        return _begun(begun, list(table_names())), len(begun)
-    known = schema()
-    words = [*_columns(list(tables.values())), *_keywords(begun), *known.functions, *table_names()]
-    return (_begun(begun, words) if begun else _columns(list(tables.values()))), len(begun)
+    words, begun = sql_completions(text, before)
+    return [word.text for word in words], begun
 
 
 def _command_completions(before: str) -> tuple[list[str], int]:
@@ -70,32 +48,5 @@ def _command_completions(before: str) -> tuple[list[str], int]:
     return _begun(rest.strip(), words), len(rest.strip())
 
 
-def _tables(tokens: list[Token]) -> dict[str, str]:
-    """The tables that are named, by their names and aliases."""
-    found = {}
-    for source in sources(tokens):
-        if schema().find(source.name) is None:
-            continue
-        found[source.name] = source.name
-        behind = tokens[tokens.index(source) + 1 :][:2]
-        if behind and behind[0].says("AS"):
-            behind = behind[1:]
-        if behind and behind[0].name and behind[0].text.upper() not in _KEYWORDS:
-            found[behind[0].name] = source.name
-    return found
-
-
-def _columns(tables: list[str]) -> list[str]:
-    found: dict[str, None] = {}
-    for name in tables:
-        if table := schema().find(name):
-            found.update(dict.fromkeys(column.name for column in table.columns if not column.is_hidden))
-    return list(found)
-
-
-def _keywords(begun: str) -> list[str]:
-    return [word.lower() for word in _KEYWORDS] if begun.islower() else list(_KEYWORDS)
-
-
 def _begun(begun: str, words: list[str]) -> list[str]:
-    return list(dict.fromkeys(word for word in words if word.lower().startswith(begun.lower())))
+    return [word for word in words if word.lower().startswith(begun.lower())]

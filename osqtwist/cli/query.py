@@ -18,10 +18,19 @@ from osqtwist.cli.times import Duration, Moment
 _API = ("api", "v1", "queries")
 _STATES = ("waiting", "scheduled", "open", "expired", "cancelled")
 _PAGE = 500
+_ALL = 100.0
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-@click.group(cls=LateCommands, late={"prompt": "osqtwist.cli.prompt:query_prompt"})
+@click.group(
+    cls=LateCommands,
+    late={
+        "prompt": "osqtwist.cli.prompt:query_prompt",
+        "saved": "osqtwist.cli.savedqueries:query_saved",
+        "save": "osqtwist.cli.savedqueries:query_save",
+        "forget": "osqtwist.cli.savedqueries:query_forget",
+    },
+)
 def query() -> None:
     """Distributed queries."""
 
@@ -40,11 +49,19 @@ class _Asked:
     discovery: str
     no_check: bool
 
-    def body(self, **more: Any) -> dict[str, Any]:
-        """The order for the server; what is not given is left out."""
+    async def body(self, client: Any, **more: Any) -> dict[str, Any]:
+        """The order for the server; what is not given is left out, or what the saved query says."""
         target: dict[str, Any] = {"nodes": self.nodes, "tags": self.tags, "platforms": self.platforms}
         target |= {"where": self.where, "percent": self.percent, "salt": self.salt}
         body = {"sql": self.sql, "target": target, "discovery": self.discovery, "check": not self.no_check, **more}
+        if self.sql.startswith("@"):
+            saved = await client.get(*_API, "saved", self.sql[1:].strip())
+            is_said = self.nodes or self.tags or self.platforms or self.where or self.percent < _ALL
+            body |= {
+                "sql": saved["sql"],
+                "discovery": self.discovery or saved["discovery"],
+                "target": target if is_said else saved["target"],
+            }
         return {name: value for name, value in body.items() if value is not None}
 
 
@@ -79,12 +96,17 @@ def query_run(operator: Operator, /, timeout: float, **words: Any) -> None:
     """
     Ask nodes something now, and print rows as they come.
 
-    Ends when all nodes that are online have answered, or the time is up.  The exit status is 1 if nobody answered
-    or some answer was an error, 4 if somebody else has to approve first.
+    SQL may be the name of a saved query with an @ before it.  Ends when all nodes that are online have answered, or the
+    time is up.  The exit status is 1 if nobody answered or some answer was an error, 4 if somebody else has to approve
+    first.
     """
-    body = _Asked(**words).body(expires_in=timeout)
     printer = ResultPrinter(operator)
-    operator.call(lambda client: client.stream("POST", *_API, "run", on_line=printer.take, body=body))
+
+    async def ask(client: Any) -> None:
+        body = await _Asked(**words).body(client, expires_in=timeout)
+        await client.stream("POST", *_API, "run", on_line=printer.take, body=body)
+
+    operator.call(ask)
     _finish(printer)
 
 
@@ -107,13 +129,17 @@ def query_issue(
     """
     Have nodes asked, also those that come online later, and do not wait.
 
-    Prints the query with its id, for show, follow and export.  The exit status is 4 if somebody else has to approve.
+    SQL may be the name of a saved query with an @ before it.  Prints the query with its id, for show, follow and
+    export.  The exit status is 4 if somebody else has to approve.
     """
     if until and lasts:
         raise click.UsageError("--until and --for say the same: give one of them")
     more = {"from": opens_at, "until": until, "expires_in": lasts or 3600.0, "keep_for": keep}
-    body = _Asked(**words).body(**more)
-    found = operator.call(lambda client: client.post(*_API, body=body))
+
+    async def ask(client: Any) -> Any:
+        return await client.post(*_API, body=await _Asked(**words).body(client, **more))
+
+    found = operator.call(ask)
     _print_query(operator, found)
     if found["state"] == "waiting":
         sys.exit(WAITING)

@@ -32,6 +32,7 @@ from osqtwist.storage.memory_nodes import MemoryNodeStore
 from osqtwist.storage.memory_operators import MemoryOperatorStore
 from osqtwist.storage.memory_queries import MemoryQueryStore
 from osqtwist.storage.memory_rollouts import MemoryRolloutStore
+from osqtwist.storage.memory_savedqueries import MemorySavedQueryStore
 
 
 @implementer(ICarveStore)
@@ -160,6 +161,7 @@ class MemoryStores:
         self.rollouts = MemoryRolloutStore()
         self.secrets = MemorySecretStore()
         self.pending = MemoryPendingStore()
+        self.saved_queries = MemorySavedQueryStore()
         self.operators = MemoryOperatorStore(clock)
         self.loads = MemoryLoadStore()
         self.alerts = MemoryAlertStore(clock)

@@ -26,6 +26,7 @@ from osqtwist.storage.redis_nodes import RedisNodeStore
 from osqtwist.storage.redis_operators import RedisOperatorStore
 from osqtwist.storage.redis_queries import RedisQueryStore
 from osqtwist.storage.redis_rollouts import RedisRolloutStore
+from osqtwist.storage.redis_savedqueries import RedisSavedQueryStore
 from osqtwist.storage.redis_signals import RedisSignals
 from osqtwist.storage.redis_sinks import RedisSinkQueues
 from osqtwist.storage.redis_url import RedisPlace, endpoint_to
@@ -90,6 +91,7 @@ class RedisStores:
         self.rollouts = RedisRolloutStore(self._redis, prefix)
         self.secrets = RedisSecretStore(self._redis, prefix)
         self.pending = RedisPendingStore(self._redis, prefix)
+        self.saved_queries = RedisSavedQueryStore(self._redis, f"{prefix}savedqueries")
         self.operators = RedisOperatorStore(self._redis, prefix)
         self.alerts = RedisAlertStore(self._redis, prefix)
         self.loads = RedisLoadStore(self._redis, f"{prefix}loads")

@@ -322,7 +322,7 @@ class ShardedStores:
         self.signals = ShardedSignals(main.signals, self.shards)
         self.nodes, self.queries, self.carves = main.nodes, main.queries, main.carves
         self.secrets, self.pending = main.secrets, main.pending
-        self.rollouts = main.rollouts
+        self.rollouts, self.saved_queries = main.rollouts, main.saved_queries
         self.audit, self.operators, self.loads = main.audit, main.operators, main.loads
         self.clones, self.alerts, self.denials = main.clones, main.alerts, main.denials
 

@@ -12,6 +12,7 @@ import msgspec
 from osqtwist.livequery import (
     LONGEST,
     Asker,
+    Draft,
     LiveQueries,
     QueryRow,
     QueryStory,
@@ -23,6 +24,7 @@ from osqtwist.livequery import (
 )
 from osqtwist.operator import Role
 from osqtwist.resultexport import ResultLine
+from osqtwist.silence import Silence, SilentPage
 from osqtwist.targeting import Target
 from osqtwist.web.operations import NDJSON, Call, Operation, Page, page_of
 from osqtwist.web.pacing import PacedAnswer
@@ -85,11 +87,20 @@ class QueryPage(TypedDict):
 _RUN = (RunBegins, ResultLine, RunWaits, RunEnds)
 
 
+class QueryDraft(msgspec.Struct, forbid_unknown_fields=True):
+    """A query that is being written."""
+
+    sql: Annotated[str, msgspec.Meta(max_length=64 * 1024)]
+    target: Target = Target()
+    discovery: Annotated[str, msgspec.Meta(max_length=64 * 1024)] = ""
+
+
 @attrs.frozen
 class QueryOperations:
     """Distributed queries: asked, approved, looked up afterwards, called off."""
 
     live: LiveQueries
+    silence: Silence
 
     def operations(self) -> Sequence[Operation]:
         """See :class:`osqtwist.web.operations.OperationGroup`."""
@@ -97,8 +108,10 @@ class QueryOperations:
         return (
             Operation("POST", queries, self.issue, Role.OPERATOR, body=QueryOrder, code=201),
             Operation("POST", f"{queries}/run", self.run, Role.OPERATOR, body=QueryOrder, media=NDJSON, lines=_RUN),
+            Operation("POST", f"{queries}/check", self.check, Role.OPERATOR, body=QueryDraft, only_asks=True),
             Operation("GET", queries, self.queries, Role.VIEWER, query=Page),
             Operation("GET", query, self.query, Role.VIEWER),
+            Operation("GET", f"{query}/silent", self.silent, Role.VIEWER, query=Page),
             Operation("POST", f"{query}/approve", self.approve, Role.OPERATOR),
             Operation("POST", f"{query}/cancel", self.cancel, Role.OPERATOR),
         )
@@ -112,6 +125,16 @@ class QueryOperations:
     async def query(self, call: Call) -> QueryStory:
         """One query, how far it has come, and what it cost."""
         return await self.live.query(call.path["query"])
+
+    async def silent(self, call: Call) -> SilentPage:
+        """The nodes of its target that have not answered, those that are online first; as things were lately."""
+        page: Page = call.query
+        return await self.silence.of(call.path["query"], page.offset, page.limit)
+
+    async def check(self, call: Call) -> Draft:
+        """What is wrong with SQL, and where, and whether somebody would have to approve of it; asks nobody."""
+        draft: QueryDraft = call.body
+        return self.live.check(Question(draft.sql, draft.target, draft.discovery), _asker(call))
 
     async def issue(self, call: Call) -> QueryRow:
         """Ask nodes something: `{"sql": ..., "target": {...}, "expires_in": 60}`, `from`, `until`, `keep_for`."""

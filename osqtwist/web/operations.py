@@ -84,6 +84,7 @@ class Operation:
     :ivar media: of the answer; :attr:`lines` are the types of its lines, where that is :data:`NDJSON`.
     :ivar more_media: other types that it answers with if it is asked to.
     :ivar has_secret: whether body or answer have secrets in them: neither is noted anywhere.
+    :ivar only_asks: whether it changes nothing, though it is a POST: what is asked stands in the body.
     """
 
     method: Literal["GET", "POST"]
@@ -97,6 +98,7 @@ class Operation:
     lines: tuple[Any, ...] = ()
     more_media: tuple[str, ...] = ()
     has_secret: bool = False
+    only_asks: bool = False
 
     @property
     def name(self) -> str:
@@ -123,7 +125,7 @@ class Operation:
     @property
     def is_change(self) -> bool:
         """Whether it changes anything: then it is noted before it is done."""
-        return self.method == "POST"
+        return self.method == "POST" and not self.only_asks
 
     @property
     def names(self) -> list[str]:

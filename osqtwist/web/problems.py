@@ -15,6 +15,7 @@ from osqtwist.nodechanges import BadChange
 from osqtwist.operator import NotAllowed, NotKnown
 from osqtwist.query import NotWaiting, OwnQuery
 from osqtwist.rollout import BadRollout
+from osqtwist.savedqueries import NotSaved
 from osqtwist.secretbook import BadSecret
 from osqtwist.targeting import BadTarget
 from osqtwist.web.repeats import KeyReused, StillUnderWay
@@ -58,6 +59,7 @@ _CODES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (NotReplaced, HTTPStatus.CONFLICT),
     (BadChange, HTTPStatus.CONFLICT),
     (BadRollout, HTTPStatus.CONFLICT),
+    (NotSaved, HTTPStatus.CONFLICT),
     (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (StoreFull, HTTPStatus.SERVICE_UNAVAILABLE),
 )
