@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence, Set
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 import attrs
 import msgspec
@@ -28,6 +28,9 @@ from osqtwist.operator import (
 _USED_EVERY = 60.0
 _MOST_TOKENS = 1000
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+
+
+_Hours = Annotated[float, msgspec.Meta(ge=0.01, le=8784)]
 
 
 class TokenRow(TypedDict):
@@ -84,11 +87,14 @@ class OperatorRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :ivar socket: the role of whoever may open the admin socket and is not among :attr:`users`.
     :ivar users: the roles of users, by their names on this machine.
     :ivar certificates: which certificates have which role; the first that fits.
+    :ivar session_hours: how long a browser stays signed in; :attr:`session_idle_hours` if it asks nothing.
     """
 
     socket: Literal["viewer", "operator", "admin", "nobody"] = "admin"
     users: dict[str, RoleWord] = {}
     certificates: tuple[CertificateRole, ...] = tuple(CertificateRole(word, word) for word in reversed(ROLE_WORDS))
+    session_hours: _Hours = 12.0
+    session_idle_hours: _Hours = 2.0
 
     def actor_on_socket(self, user: str) -> Actor:
         """
@@ -146,6 +152,18 @@ class Access:
         if now - self._noted.get(token_id, 0.0) >= _USED_EVERY:
             self._noted[token_id] = now
             await self.stores.operators.token_used(token_id, now)
+        actor: Actor = token.actor
+        return actor
+
+    async def actor_of_token(self, token_id: str) -> Actor:
+        """
+        Who came in with a token before.
+
+        :raise NotKnown: it was taken back, or has ended.
+        """
+        token = await self.stores.operators.token(token_id)
+        if token is None or token.expires_at <= self.clock.seconds():
+            raise NotKnown("the token that the session began with was taken back, or has ended")
         actor: Actor = token.actor
         return actor
 

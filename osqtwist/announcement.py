@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,14 @@ from osqtwist.settings import Settings
 SAMPLE_CONFIG = Path(__file__).parent / "sample_config"
 
 _log = Logger()
+
+
+def _command(name: str) -> str:
+    """A command of this installation as one types it here."""
+    path = Path(sys.executable).parent / name
+    if shutil.which(name) == str(path) or not path.exists():
+        return name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def node_files(development: DevelopmentPKI | None, secret_path: Path | None, has_certificates: bool) -> NodeFiles:
@@ -43,12 +52,14 @@ def announce(
     secret_path: Path | None,
     flags: str,
     operators: BoundPort | None = None,
+    pages: str = "",
 ) -> None:
     """Say it in the log, and on the terminal if there is one."""
     for port in ports:
         _log.info("osqtwist serves nodes on {port}", port=str(port))
     if operators:
         _log.info("osqtwist serves operators on {port} too", port=str(operators))
+        _log.info("the operators' pages are at {pages}", pages=pages)
     _log.info("osqtwist serves operators on unix:{path}", path=str(settings.admin_socket.absolute()))
     if development is None:
         return
@@ -59,6 +70,7 @@ def announce(
         f"  enroll secret {secret_path}\n"
         f"  state         {Path(settings.state).absolute()}\n"
         f"  config        {Path(settings.config).absolute() if settings.config else SAMPLE_CONFIG}\n"
+        f"  pages         {pages}   {_command('osqtwist')} sign-in prints a link that lets your browser in\n"
         "\n"
         "An osqueryd flagfile that works with this server (osqtwist flags prints it again):\n\n" + flags
     )

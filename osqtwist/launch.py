@@ -143,10 +143,10 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
     node_side = NodeSide.of(
         reactor, settings, state, place, secret_path, metrics, serves_nodes=settings.worker_count == 1
     )
-    operators = OperatorsPort.of(settings)
-    if operators:
-        node_side.watches.append(CredentialWatch(reactor, operators.tls))
-        node_side.reloads.append(lambda: operators.tls.reload("SIGHUP"))
+    operators = OperatorsPort.of(settings) or (OperatorsPort.for_development() if development and not host else None)
+    if operators and (operators_tls := operators.tls):
+        node_side.watches.append(CredentialWatch(reactor, operators_tls))
+        node_side.reloads.append(lambda: operators_tls.reload("SIGHUP"))
     shares = bind_all(settings.port, settings.worker_count) if host is None else [[]]
     ports = shares[0]
     summed = SummedFigures(metrics.registry)
@@ -176,6 +176,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
         settings.live,
         read_rules(settings.alert),
         lambda: node_side.tls.loaded.lists.rows(time.time()),
+        lambda: operators.url if operators else "",
     )
     return Server(
         reactor=reactor,
@@ -200,7 +201,13 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
             *([lambda: operators.listen(reactor, admin, settings.deadlines)] if operators else []),
         ],
         on_ready=lambda: announce(
-            settings, ports, development, secret_path, flags.here(), operators.bound if operators else None
+            settings,
+            ports,
+            development,
+            secret_path,
+            flags.here(),
+            operators.bound if operators else None,
+            operators.url if operators else "",
         ),
         on_failure=host.on_failure if host else lambda sentence: _fail(reactor, sentence),
         expected_failures=(StartFailed, StoreUnavailable, EmbeddedStoreFailed),

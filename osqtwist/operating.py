@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ from osqtwist.liverules import LiveRules
 from osqtwist.logview import LogView
 from osqtwist.metrics import Metrics
 from osqtwist.nodechanges import NodeChanges
-from osqtwist.ports import BoundPort, bind_all
+from osqtwist.ports import BoundPort, UnusablePort, bind_for_operators
 from osqtwist.revocationlists import RevocationListRow
 from osqtwist.savedqueries import SavedQueries
 from osqtwist.secretbook import SecretBook
 from osqtwist.server import StartFailed
+from osqtwist.sessions import Sessions
 from osqtwist.settings import Settings
 from osqtwist.silence import Silence
 from osqtwist.sinkview import SinkView
@@ -53,6 +55,9 @@ from osqtwist.web.livequeries import QueryOperations
 from osqtwist.web.liveresults import ResultOperations
 from osqtwist.web.logs import LogOperations
 from osqtwist.web.operations import Operation
+from osqtwist.web.operatorsroot import OperatorsRoot
+from osqtwist.web.pages.application import Pages
+from osqtwist.web.pages.signin import SignIn
 from osqtwist.web.pending import PendingOperations
 from osqtwist.web.repeats import Repeats
 from osqtwist.web.request import PlainRequest
@@ -60,6 +65,7 @@ from osqtwist.web.rollouts import RolloutOperations
 from osqtwist.web.savedqueries import SavedQueryOperations
 from osqtwist.web.secrets import SecretOperations
 from osqtwist.web.service import ServiceOperations
+from osqtwist.web.signing import SigningOperations
 from osqtwist.web.sinks import SinkOperations
 from osqtwist.web.site import Deadlines, NodeSite, QuietSite
 from osqtwist.web.sqlwords import SQLWordOperations
@@ -68,6 +74,7 @@ from osqtwist.web.tokens import TokenOperations
 from osqtwist.web.workers import WorkerCrew, WorkerOperations
 
 _MOST_BODY = 2**20
+DEVELOPMENT_PORT = 9080
 
 _log = Logger()
 
@@ -84,6 +91,7 @@ def admin_api(
     live_rules: LiveRules = LiveRules(),
     alert_rules: Sequence[AlertRule] = (),
     lists: Callable[[], list[RevocationListRow]] = list,
+    pages_url: Callable[[], str] = str,
 ) -> AdminAPI:
     """
     The operators' API on top of what serves nodes.
@@ -94,12 +102,14 @@ def admin_api(
     :param crew: the worker processes, if there are any.
     :param live_rules: for distributed queries.
     :param lists: the revocation lists of nodes' certificates.
+    :param pages_url: where the pages are, if a port serves them.
     """
     api, trail = parts.api, AuditTrail(reactor, stores)
     inventory = Inventory(reactor, stores, api.directory, api.configuration, api.clones, figures, api.metrics)
     results, census = LiveResults(reactor, stores), Census(inventory)
     operations: list[Operation] = []
     access = Access(reactor, stores, lambda: {each.group for each in operations})
+    sessions = Sessions(reactor, stores, access, rules)
     groups = (
         ServiceOperations(
             inventory, sinks, figures, flags, lambda: {**api.checks.status(), "revocation_lists": lists()}
@@ -124,10 +134,19 @@ def admin_api(
         AlertOperations(reactor, stores, {rule.name: rule for rule in alert_rules}),
         AuditOperations(trail),
         TokenOperations(access),
+        SigningOperations(sessions, pages_url),
     )
-    made = AdminAPI(groups, OperatorGate(rules, access), trail, Repeats(stores))
+    made = AdminAPI(groups, OperatorGate(rules, access, sessions), trail, Repeats(stores))
     operations += made.operations()
     return made
+
+
+def operators_root(admin: AdminAPI, is_local: bool) -> OperatorsRoot:
+    """The API and the pages; see :class:`OperatorsRoot`."""
+    pages = Pages(admin)
+    app = pages.app()
+    SignIn(pages).add_to(app)
+    return OperatorsRoot(admin.app().resource(), app.resource(), is_local)
 
 
 async def listen_on_socket(reactor: Any, path: Path, mode: int, admin: AdminAPI) -> IListeningPort:
@@ -137,7 +156,7 @@ async def listen_on_socket(reactor: Any, path: Path, mode: int, admin: AdminAPI)
     :raise StartFailed: it cannot be made.
     """
     site = QuietSite(
-        admin.app().resource(), requestFactory=PlainRequest, parsePOSTFormSubmission=False, reactor=reactor
+        operators_root(admin, True), requestFactory=PlainRequest, parsePOSTFormSubmission=False, reactor=reactor
     )
     try:
         endpoint = UNIXServerEndpoint(reactor, str(path), mode=mode, wantPID=True)
@@ -149,19 +168,25 @@ async def listen_on_socket(reactor: Any, path: Path, mode: int, admin: AdminAPI)
 
 @attrs.frozen
 class OperatorsPort:
-    """Where operators come in over TLS."""
+    """
+    Where operators come in by TCP.
+
+    :ivar tls: nothing on a plain port, which only this machine reaches.
+    """
 
     bound: BoundPort
-    tls: ReloadingServerTLS
+    tls: ReloadingServerTLS | None
 
     @classmethod
     def of(cls, settings: Settings) -> OperatorsPort | None:
         """
-        Bind the port and read its files, if the settings name a port.
+        Bind the port and read its files, if the settings name a port or make a development set-up.
 
         :raise UnusablePort: it cannot be bound.
         :raise UnusableCredential: a file cannot be used.
         """
+        if settings.admin_port.startswith("tcp:"):
+            return cls(bind_for_operators(settings.admin_port), None)
         if not settings.admin_port:
             return None
         own = bool(settings.admin_cert)
@@ -187,13 +212,35 @@ class OperatorsPort:
                     "--admin-ca and --client-ca have {name} in common: a node that has a role may operate",
                     name=shared.subject.rfc4514_string(),
                 )
-        return cls(bind_all([settings.admin_port])[0][0], tls)
+        return cls(bind_for_operators(settings.admin_port), tls)
+
+    @classmethod
+    def for_development(cls) -> OperatorsPort:
+        """
+        The usual port on this machine, or any that is free.
+
+        :raise UnusablePort: none is.
+        """
+        try:
+            return cls(bind_for_operators(f"tcp:{DEVELOPMENT_PORT}:interface=127.0.0.1"), None)
+        except UnusablePort:
+            return cls(bind_for_operators("tcp:0:interface=127.0.0.1"), None)
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds the pages: under a name that the certificate is for."""
+        if self.tls is None:
+            return f"http://localhost:{self.bound.number}"
+        return f"https://{self.tls.loaded.name or socket.getfqdn()}:{self.bound.number}"
 
     async def listen(self, reactor: Any, admin: AdminAPI, deadlines: Deadlines) -> IListeningPort:
         """Serve operators, under the same deadlines as nodes; their connections are not among the figures of nodes."""
-        site = NodeSite(
-            admin.app().resource(), reactor, Metrics(), lambda _: _MOST_BODY, deadlines, keeps_connections=True
-        )
+        root = operators_root(admin, self.tls is None)
+        site = NodeSite(root, reactor, Metrics(), lambda _: _MOST_BODY, deadlines, keeps_connections=True)
+        if self.tls is None:
+            bound = self.bound.socket
+            port: IListeningPort = reactor.adoptStreamPort(bound.fileno(), bound.family, site)
+            return port
         end_revoked(site, self.tls)
         return listen(reactor, self.bound.socket, site, self.tls.connection)
 

@@ -60,14 +60,16 @@ class Actor:
     """
     Who is asking, as proven.
 
-    :ivar proof: ``socket``, ``certificate`` or ``token``.
+    :ivar proof: ``socket``, ``certificate``, ``token`` or ``session``.
     :ivar groups: the groups of operations that a token is good for; empty for all.
+    :ivar token_id: the token's.
     """
 
     name: str
     role: Role
     proof: str
     groups: frozenset[str] = frozenset()
+    token_id: str = ""
 
     def must(self, role: Role, group: str) -> None:
         """
@@ -108,7 +110,7 @@ class AccessToken(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def actor(self) -> Actor:
         """Who comes in with it."""
-        return Actor(f"token {self.name}", Role.of(self.role), "token", frozenset(self.groups))
+        return Actor(f"token {self.name}", Role.of(self.role), "token", frozenset(self.groups), self.token_id)
 
     def opens(self, text: str, now: float) -> bool:
         """Whether this is the token, and it is still good."""

@@ -10,6 +10,7 @@ import msgspec
 from zope.interface import Interface
 
 from osqtwist.operator import AccessToken
+from osqtwist.session import Session
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -26,7 +27,7 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 class IOperatorStore(Interface):
-    """Access tokens, and which requests of operators were done already."""
+    """Access tokens, sessions, and which requests of operators were done already."""
 
     async def add_token(token: AccessToken) -> None:
         """Keep a new token."""
@@ -55,3 +56,18 @@ class IOperatorStore(Interface):
 
     async def abandon(key: str) -> None:
         """Free a key: the request was refused, and may be tried again."""
+
+    async def keep_session(session: Session, seconds: int) -> None:
+        """Keep a new session, for so many seconds from now."""
+
+    async def session(digest: str, seconds: int) -> Session | None:
+        """The session with this digest, if it is kept; it is for so many seconds more."""
+
+    async def end_session(digest: str) -> None:
+        """Keep a session no more."""
+
+    async def keep_link(link: Session, seconds: int) -> None:
+        """Keep what a link that signs in is good for."""
+
+    async def take_link(digest: str) -> Session | None:
+        """What the link with this digest is good for, to one caller only."""

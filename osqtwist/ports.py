@@ -21,6 +21,7 @@ from twisted.internet.endpoints import _SystemdParser
 from twisted.python.systemd import ListenFDs
 
 BACKLOG = 4096
+_LOOPBACK = ("127.0.0.1", "::1")
 
 
 class UnusablePort(Exception):
@@ -72,7 +73,28 @@ class BoundPort:
         return f"{self.spoken} ({host} port {self.number})"
 
 
-def bind_all(descriptions: Sequence[str], shares: int = 1) -> list[list[BoundPort]]:
+def bind_for_operators(description: str) -> BoundPort:
+    """
+    Bind the port of operators: as that of nodes, or ``tcp:PORT:interface=127.0.0.1`` without TLS for this machine only.
+
+    :raise UnusablePort: it cannot be bound.
+    """
+    if not description.startswith("tcp:"):
+        return bind_all([description], option="--admin-port")[0][0]
+    number, fields = _number_and_fields(description, "--admin-port")
+    interface = fields.get("interface", "")
+    if interface not in _LOOPBACK:
+        raise UnusablePort(
+            f"--admin-port {description}: without TLS it is for this machine only: use ssl:, or "
+            f"tcp:{number}:interface=127.0.0.1"
+        )
+    try:
+        return BoundPort(description, _bound(number, interface, False))
+    except OSError as problem:
+        raise UnusablePort(f"--admin-port {description}: {problem.strerror or problem}") from None
+
+
+def bind_all(descriptions: Sequence[str], shares: int = 1, option: str = "--port") -> list[list[BoundPort]]:
     """
     Bind every port, or none.
 
@@ -86,7 +108,7 @@ def bind_all(descriptions: Sequence[str], shares: int = 1) -> list[list[BoundPor
     given: ListenFDs = _SystemdParser._sddaemon
     bound: list[list[BoundPort]] = []
     try:
-        bound.extend(bind(description, given, shares) for description in descriptions)
+        bound.extend(bind(description, given, shares, option) for description in descriptions)
     except UnusablePort:
         for port in itertools.chain(*bound):
             port.socket.close()
@@ -94,7 +116,7 @@ def bind_all(descriptions: Sequence[str], shares: int = 1) -> list[list[BoundPor
     return [list(share) for share in zip(*bound, strict=True)]
 
 
-def bind(description: str, given: ListenFDs, shares: int = 1) -> list[BoundPort]:
+def bind(description: str, given: ListenFDs, shares: int = 1, option: str = "--port") -> list[BoundPort]:
     """
     Bind what a description names, for each share.
 
@@ -104,28 +126,39 @@ def bind(description: str, given: ListenFDs, shares: int = 1) -> list[BoundPort]
 
     :raise UnusablePort: it cannot be.
     """
-    kind, *words = [word.replace("\\:", ":") for word in re.split(r"(?<!\\):", description)]
-    fields = dict(word.partition("=")[::2] for word in words if "=" in word)
-    numbers = [word for word in words if "=" not in word]
+    kind = description.partition(":")[0]
     if kind == "systemd":
-        return [BoundPort(description, _from_systemd(description, fields, given))] * shares
+        _, fields = _words_of(description)
+        return [BoundPort(description, _from_systemd(description, fields, given, option))] * shares
     if kind == "tcp":
-        raise UnusablePort(f"--port {description}: plain TCP would let anybody name himself; use ssl:")
+        raise UnusablePort(f"{option} {description}: plain TCP would let anybody name himself; use ssl:")
     if kind != "ssl":
-        raise UnusablePort(f"--port {description}: it must begin with ssl: or systemd:")
+        raise UnusablePort(f"{option} {description}: it must begin with ssl: or systemd:")
+    number, fields = _number_and_fields(description, option)
+    try:
+        return [BoundPort(description, each) for each in _listen(number, fields.get("interface", ""), shares)]
+    except OSError as problem:
+        raise UnusablePort(f"{option} {description}: {problem.strerror or problem}") from None
+
+
+def _words_of(description: str) -> tuple[list[str], dict[str, str]]:
+    _, *words = [word.replace("\\:", ":") for word in re.split(r"(?<!\\):", description)]
+    fields = dict(word.partition("=")[::2] for word in words if "=" in word)
+    return [word for word in words if "=" not in word], fields
+
+
+def _number_and_fields(description: str, option: str) -> tuple[int, dict[str, str]]:
+    numbers, fields = _words_of(description)
     number = (numbers or [fields.get("port", "")])[0]
     unknown = set(fields) - {"interface", "port", "backlog"}
     if unknown or len(numbers) > 1:
         wrong = sorted(unknown)[0] if unknown else numbers[1]
         raise UnusablePort(
-            f"--port {description}: {wrong!r} is not understood; certificates are given by --cert and --key"
+            f"{option} {description}: {wrong!r} is not understood; certificates are given by --cert and --key"
         )
     if not (number.isascii() and number.isdecimal() and int(number) < 65536):
-        raise UnusablePort(f"--port {description}: {number!r} is not a port number")
-    try:
-        return [BoundPort(description, each) for each in _listen(int(number), fields.get("interface", ""), shares)]
-    except OSError as problem:
-        raise UnusablePort(f"--port {description}: {problem.strerror or problem}") from None
+        raise UnusablePort(f"{option} {description}: {number!r} is not a port number")
+    return int(number), fields
 
 
 def _listen(number: int, interface: str, shares: int) -> list[socket.socket]:
@@ -151,19 +184,19 @@ def _bound(number: int, interface: str, is_shared: bool) -> socket.socket:
     return bound
 
 
-def _from_systemd(description: str, fields: dict[str, str], given: ListenFDs) -> socket.socket:
+def _from_systemd(description: str, fields: dict[str, str], given: ListenFDs, option: str) -> socket.socket:
     descriptors = given.inheritedDescriptors()
     named = given.inheritedNamedDescriptors()
     if not descriptors:
-        raise UnusablePort(f"--port {description}: systemd has passed no socket to this process")
+        raise UnusablePort(f"{option} {description}: systemd has passed no socket to this process")
     if "name" in fields:
         if fields["name"] not in named:
-            raise UnusablePort(f"--port {description}: systemd has passed no socket named {fields['name']!r}")
+            raise UnusablePort(f"{option} {description}: systemd has passed no socket named {fields['name']!r}")
         descriptor = named[fields["name"]]
     else:
         index = fields.get("index", "0")
         if not index.isdecimal() or int(index) >= len(descriptors):
-            raise UnusablePort(f"--port {description}: systemd has passed {len(descriptors)} sockets")
+            raise UnusablePort(f"{option} {description}: systemd has passed {len(descriptors)} sockets")
         descriptor = descriptors[int(index)]
     inherited = socket.socket(fileno=descriptor)
     inherited.setblocking(False)

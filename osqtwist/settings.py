@@ -154,7 +154,11 @@ HELP: dict[str, tuple[str, str]] = {
     "redis_prefix": ("TEXT", "begins every key in Redis"),
     "state": ("DIR", "embedded store, admin socket, carves, signing keys"),
     "admin": ("ENDPOINT", "the operators' socket: unix:PATH[:mode=600]; by default admin.sock in the state folder"),
-    "admin_port": ("ENDPOINT", "where operators connect over TLS: ssl:PORT[:interface=ADDRESS]; nowhere if not given"),
+    "admin_port": (
+        "ENDPOINT",
+        "the operators' port, with the pages: ssl:PORT[:interface=ADDRESS], or tcp:PORT:interface=127.0.0.1 without "
+        "TLS for this machine",
+    ),
     "admin_cert": ("FILE", "the server's certificate and chain towards operators, PEM; by default that of --cert"),
     "admin_key": ("FILE", "its private key, PEM"),
     "admin_ca": ("FILE", "CA certificates that sign operators' certificates, PEM; without it only tokens count"),

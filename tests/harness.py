@@ -145,6 +145,9 @@ class _Door:
     server: InMemoryServer
     gate: Gate
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.gate, name)
+
     async def actor_of(self, request: Any) -> Actor:
         if self.server.operator and request.getHeader("authorization") is None:
             return self.server.operator

@@ -29,6 +29,7 @@ _COMMANDS = {
     "secret": "osqtwist.cli.secrets:secret",
     "token": "osqtwist.cli.tokens:token",
     "whoami": "osqtwist.cli.tokens:whoami",
+    "sign-in": "osqtwist.cli.signin:sign_in",
     "config": "osqtwist.cli.config:config",
     "rollout": "osqtwist.cli.rollout:rollout",
     "pki": "osqtwist.cli.pki:pki",

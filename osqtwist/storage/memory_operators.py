@@ -1,4 +1,4 @@
-"""Tokens and idempotency keys in memory, for tests and trials."""
+"""Tokens, sessions and idempotency keys in memory, for tests and trials."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from zope.interface import implementer
 
 from osqtwist.operator import AccessToken
 from osqtwist.operatorinterfaces import Answered, IOperatorStore
+from osqtwist.session import Session
 
 
 @implementer(IOperatorStore)
@@ -19,6 +20,8 @@ class MemoryOperatorStore:
     _clock: IReactorTime
     _tokens: dict[str, AccessToken] = attrs.field(factory=dict, init=False)
     _repeats: dict[str, tuple[float, Answered]] = attrs.field(factory=dict, init=False)
+    _sessions: dict[str, tuple[float, Session]] = attrs.field(factory=dict, init=False)
+    _links: dict[str, tuple[float, Session]] = attrs.field(factory=dict, init=False)
 
     async def add_token(self, token: AccessToken) -> None:
         """See the interface."""
@@ -56,3 +59,28 @@ class MemoryOperatorStore:
     async def abandon(self, key: str) -> None:
         """See the interface."""
         self._repeats.pop(key, None)
+
+    async def keep_session(self, session: Session, seconds: int) -> None:
+        """See the interface."""
+        self._sessions[session.digest] = (self._clock.seconds() + seconds, session)
+
+    async def session(self, digest: str, seconds: int) -> Session | None:
+        """See the interface."""
+        ends_at, session = self._sessions.pop(digest, (0.0, None))
+        if session is None or self._clock.seconds() >= ends_at:
+            return None
+        await self.keep_session(session, seconds)
+        return session
+
+    async def end_session(self, digest: str) -> None:
+        """See the interface."""
+        self._sessions.pop(digest, None)
+
+    async def keep_link(self, link: Session, seconds: int) -> None:
+        """See the interface."""
+        self._links[link.digest] = (self._clock.seconds() + seconds, link)
+
+    async def take_link(self, digest: str) -> Session | None:
+        """See the interface."""
+        ends_at, link = self._links.pop(digest, (0.0, None))
+        return link if self._clock.seconds() < ends_at else None

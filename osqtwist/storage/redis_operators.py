@@ -1,10 +1,12 @@
 """
-Tokens and idempotency keys in Redis.
+Tokens, sessions and idempotency keys in Redis.
 
 =====================  =======  =======================================================================
 ``tokens``             hash     by id, as JSON: some 400 bytes each, until they are removed
 ``tokens:used``        hash     by id, Unix time
 ``repeat:KEY``         string   what became of a request, as JSON; goes by itself after a day
+``session:DIGEST``     string   a browser's session, as JSON; goes by itself when it is not used for a while
+``link:DIGEST``        string   what a link that signs in is good for, as JSON; goes by itself after a minute
 =====================  =======  =======================================================================
 """
 
@@ -16,6 +18,7 @@ from zope.interface import implementer
 
 from osqtwist.operator import AccessToken
 from osqtwist.operatorinterfaces import Answered, IOperatorStore
+from osqtwist.session import Session
 from osqtwist.storage.redis_connection import RedisConnection, Script
 
 _BEGIN = Script(
@@ -31,9 +34,24 @@ _USED = Script(
     if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then redis.call('HSET', KEYS[2], ARGV[1], ARGV[2]) end
     """
 )
+_SESSION = Script(
+    """
+    local found = redis.call('GET', KEYS[1])
+    if found then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
+    return found or ''
+    """
+)
+_TAKE = Script(
+    """
+    local found = redis.call('GET', KEYS[1])
+    redis.call('DEL', KEYS[1])
+    return found or ''
+    """
+)
 
 _tokens = msgspec.json.Decoder(AccessToken)
 _answers = msgspec.json.Decoder(Answered)
+_sessions = msgspec.json.Decoder(Session)
 
 
 @implementer(IOperatorStore)
@@ -88,6 +106,28 @@ class RedisOperatorStore:
         """One command."""
         await self._redis.execute("DEL", self._repeat(key))
 
+    async def keep_session(self, session: Session, seconds: int) -> None:
+        """One command."""
+        await self._redis.execute("SET", self._session(session.digest), msgspec.json.encode(session), "EX", seconds)
+
+    async def session(self, digest: str, seconds: int) -> Session | None:
+        """One script."""
+        found = await self._redis.run(_SESSION, [self._session(digest)], [seconds])
+        return _sessions.decode(found) if found else None
+
+    async def end_session(self, digest: str) -> None:
+        """One command."""
+        await self._redis.execute("DEL", self._session(digest))
+
+    async def keep_link(self, link: Session, seconds: int) -> None:
+        """One command."""
+        await self._redis.execute("SET", self._link(link.digest), msgspec.json.encode(link), "EX", seconds)
+
+    async def take_link(self, digest: str) -> Session | None:
+        """One script."""
+        found = await self._redis.run(_TAKE, [self._link(digest)], [])
+        return _sessions.decode(found) if found else None
+
     @property
     def _tokens_key(self) -> str:
         return f"{self._prefix}tokens"
@@ -98,3 +138,9 @@ class RedisOperatorStore:
 
     def _repeat(self, key: str) -> str:
         return f"{self._prefix}repeat:{key}"
+
+    def _session(self, digest: str) -> str:
+        return f"{self._prefix}session:{digest}"
+
+    def _link(self, digest: str) -> str:
+        return f"{self._prefix}link:{digest}"

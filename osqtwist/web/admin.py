@@ -7,10 +7,12 @@ What there is to call is declared by groups of operations; see :mod:`osqtwist.we
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import attrs
 import msgspec
@@ -21,21 +23,40 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException
 
+from osqtwist.access import Access
 from osqtwist.audittrail import AuditTrail
 from osqtwist.interfaces import StoreFull, StoreUnavailable
 from osqtwist.operator import Actor, NotAllowed, NotKnown, Role
+from osqtwist.sessions import Sessions
 from osqtwist.web.openapi import Document, openapi_document
-from osqtwist.web.operations import JSON, NDJSON, Call, Operation, OperationGroup, body_of
+from osqtwist.web.operations import JSON, NDJSON, Call, Operation, OperationGroup, arguments_of, body_of
 from osqtwist.web.problems import PROBLEM_JSON, Problem, problem, problem_of
 from osqtwist.web.repeats import Repeats
 from osqtwist.wire import MalformedRequest
+
+_HEADERS = (
+    (b"Server", b"osqtwist"),
+    (b"Cache-Control", b"no-store"),
+    # Whatever a browser is led to make of an answer, it is data.
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"Content-Security-Policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"Cross-Origin-Resource-Policy", b"same-origin"),
+)
 
 NOBODY = Actor("anybody", Role.VIEWER, "")
 """Who calls an operation that is for everybody."""
 
 
 class Gate(Protocol):
-    """Finds out who asks."""
+    """Finds out who asks; see :class:`osqtwist.web.gate.OperatorGate`, which is the one there is."""
+
+    @property
+    def access(self) -> Access:
+        """Tokens."""
+
+    @property
+    def sessions(self) -> Sessions:
+        """Sessions of browsers."""
 
     async def actor_of(self, request: Request) -> Actor:
         """
@@ -44,6 +65,16 @@ class Gate(Protocol):
         :raise NotKnown: nothing shows it, or it is not true.
         :raise NotAllowed: somebody who may do nothing here.
         """
+
+    async def actor_in_session(self, request: Request) -> Actor:
+        """
+        Who a browser's session is.
+
+        :raise NotKnown: there is none.
+        """
+
+    def actor_without_session(self, request: Request) -> Actor:
+        """Who is at the other end of the connection itself; fails as :meth:`actor_of` does."""
 
 
 @attrs.frozen
@@ -65,9 +96,40 @@ class AdminAPI:
         """The Klein application."""
         app = Klein()
         for operation in self.operations():
-            app.route(_rule(operation.path), methods=[operation.method])(self._endpoint(operation))
+            app.route(rule_of(operation.path), methods=[operation.method])(self._endpoint(operation))
         app.handle_errors(HTTPException)(self._refuse_route)
         return app
+
+    async def ask(
+        self, actor: Actor, name: str, path: Mapping[str, str], query: Mapping[str, Sequence[str]], body: Any = None
+    ) -> Any:
+        """
+        Have an operation done as a call over HTTP would, for those who serve operators in this process.
+
+        :param name: of the operation; its answer must be JSON, and becomes what the JSON says.
+        :raise NotAllowed: the actor may not; that is in the audit trail then, as all else that would be.
+        :raise Exception: whatever the operation raises.
+        """
+        operation = self.named[name]
+        text = b"" if body is None else msgspec.json.encode(body)
+        action = f"{operation.method} " + re.sub(r"\{(\w+)\}", lambda each: quote(path[each[1]], ""), operation.path)
+        try:
+            if operation.role is not None:
+                actor.must(operation.role, operation.group)
+            call = Call(None, actor, path, operation.query_of(query), operation.body_of(text))
+            await self._note(operation, actor, action, text)
+            return msgspec.json.decode(msgspec.json.encode(await operation.work(call)))
+        except CancelledError:
+            raise
+        except Exception as failure:
+            with contextlib.suppress(StoreUnavailable, StoreFull):
+                await self._note_refusal(operation, actor, action, failure)
+            raise
+
+    @functools.cached_property
+    def named(self) -> Mapping[str, Operation]:
+        """Every operation by its name."""
+        return {operation.name: operation for operation in self.operations()}
 
     async def openapi(self, call: Call) -> Document:
         """This API, described as OpenAPI 3.1."""
@@ -81,14 +143,15 @@ class AdminAPI:
         return endpoint
 
     async def _answer(self, operation: Operation, request: Request, names: dict[str, str]) -> bytes:
-        request.setHeader(b"Server", b"osqtwist")
-        request.setHeader(b"Cache-Control", b"no-store")
+        for name, value in _HEADERS:
+            request.setHeader(name, value)
         actor = NOBODY
         try:
             if operation.role is not None:
                 actor = await self.gate.actor_of(request)
                 actor.must(operation.role, operation.group)
-            call = Call(request, actor, names, operation.query_of(request), operation.body_of(request))
+            query, body = operation.query_of(arguments_of(request)), operation.body_of(body_of(request))
+            call = Call(request, actor, names, query, body)
             key = self._key_of(operation, request, actor)
             return await (self._once(operation, call, key) if key else self._do(operation, call))
         except CancelledError:
@@ -98,9 +161,7 @@ class AdminAPI:
 
     async def _do(self, operation: Operation, call: Call) -> bytes:
         request = call.request
-        if operation.is_change:
-            detail = "" if operation.has_secret else body_of(request).decode("utf-8", "replace")
-            await self.trail.begun(call.actor.name, _action_of(request), detail)
+        await self._note(operation, call.actor, _action_of(request), body_of(request))
         request.setResponseCode(operation.code)
         result = await operation.work(call)
         if not request.startedWriting:
@@ -108,6 +169,16 @@ class AdminAPI:
         if operation.media == JSON:
             return msgspec.json.encode(result) + b"\n"
         return bytes(result or b"")
+
+    async def _note(self, operation: Operation, actor: Actor, action: str, body: bytes) -> None:
+        if operation.is_change:
+            detail = "" if operation.has_secret else body.decode("utf-8", "replace")
+            await self.trail.begun(actor.name, action, detail)
+
+    async def _note_refusal(self, operation: Operation, actor: Actor, action: str, failure: Exception) -> None:
+        if operation.is_change or isinstance(failure, NotAllowed):
+            found = problem_of(failure)
+            await self.trail.refused(actor.name, action, found.detail if found else "unexpected error")
 
     def _key_of(self, operation: Operation, request: Request, actor: Actor) -> str:
         key = self.repeats.key_of(request, actor)
@@ -143,9 +214,9 @@ class AdminAPI:
             found = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "unexpected error; the log says more")
         with contextlib.suppress(StoreUnavailable, StoreFull):
             if isinstance(failure, NotKnown):
-                await self.trail.stranger(_address_of(request), _action_of(request), found.detail)
-            elif operation.is_change or isinstance(failure, NotAllowed):
-                await self.trail.refused(actor.name, _action_of(request), found.detail)
+                await self.trail.stranger(address_of(request), _action_of(request), found.detail)
+            else:
+                await self._note_refusal(operation, actor, _action_of(request), failure)
         if request.startedWriting:
             # The answer is under way; what is wrong can only be its last line.
             line = {"type": "error", "error": found.detail}
@@ -167,8 +238,8 @@ def _say(request: Request, found: Problem) -> bytes:
     return msgspec.json.encode(found) + b"\n"
 
 
-def _rule(path: str) -> str:
-    """The path as Klein writes it."""
+def rule_of(path: str) -> str:
+    """A path as Klein writes it."""
     return re.sub(r"\{(\w+)\}", lambda name: f"<path:{name[1]}>" if name[1] == "node" else f"<{name[1]}>", path)
 
 
@@ -176,5 +247,6 @@ def _action_of(request: Request) -> str:
     return f"{request.method.decode('ascii', 'replace')} {request.path.decode('ascii', 'replace')}"
 
 
-def _address_of(request: Request) -> str:
+def address_of(request: Request) -> str:
+    """Where a request comes from, for the audit trail."""
     return str(getattr(request.client, "host", "")) or "the admin socket"

@@ -51,12 +51,13 @@ class Call:
     """
     One call of an operation.
 
+    :ivar request: over HTTP; nothing where a page asks, which takes answers of JSON only.
     :ivar path: what stands for each name in the path.
     :ivar query: the parameters, as the operation's query type.
     :ivar body: the body, as its body type.
     """
 
-    request: Request
+    request: Any
     actor: Actor
     path: Mapping[str, str]
     query: Any
@@ -132,33 +133,33 @@ class Operation:
         """What varies in the path."""
         return re.findall(r"\{(\w+)\}", self.path)
 
-    def query_of(self, request: Request) -> Any:
+    def query_of(self, texts: Mapping[str, Sequence[str]]) -> Any:
         """
-        The parameters.
+        The parameters, of the texts that stand for each.
 
         :raise MalformedRequest: they are not what the operation takes.
         """
         fields = {field.name: field for field in msgspec.structs.fields(self.query)}
         values: dict[str, Any] = {}
-        for name, texts in _arguments(request).items():
+        for name, said in texts.items():
             field = fields.get(name)
             many = field is not None and getattr(field.type, "__origin__", None) in (tuple, list)
-            if len(texts) > 1 and not many:
+            if len(said) > 1 and not many:
                 raise MalformedRequest(f"the parameter {name[:64]!r} stands there more than once")
-            values[name] = texts if many else texts[0]
+            values[name] = said if many else said[0]
         try:
             return msgspec.convert(values, self.query, strict=False)
         except msgspec.ValidationError as problem:
             raise MalformedRequest(f"the parameters are not as they should be: {problem}") from None
 
-    def body_of(self, request: Request) -> Any:
+    def body_of(self, text: bytes) -> Any:
         """
-        The body.
+        The body, of its JSON.
 
         :raise MalformedRequest: it is not what the operation takes.
         """
         try:
-            return msgspec.json.decode(body_of(request) or b"{}", type=self.body)
+            return msgspec.json.decode(text or b"{}", type=self.body)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as problem:
             raise MalformedRequest(f"the body is not as it should be: {problem}") from None
 
@@ -186,7 +187,12 @@ def page_of(rows: Sequence[Row], page: Page) -> tuple[list[Row], int | None]:
     return list(rows[page.offset : end]), end if len(rows) > end else None
 
 
-def _arguments(request: Request) -> dict[str, list[str]]:
+def arguments_of(request: Request) -> dict[str, list[str]]:
+    """
+    What the URL of a request says after its question mark.
+
+    :raise MalformedRequest: it is not UTF-8.
+    """
     try:
         return {
             name.decode("utf-8"): [value.decode("utf-8") for value in values]
