@@ -21,6 +21,7 @@ from osqtwist.audittrail import AuditTrail
 from osqtwist.census import Census
 from osqtwist.figures import SummedFigures
 from osqtwist.flags import Flagfiles
+from osqtwist.fleetexport import FleetExport
 from osqtwist.interfaces import IStores
 from osqtwist.inventory import Inventory
 from osqtwist.layerview import LayerView
@@ -48,6 +49,7 @@ from osqtwist.web.audit import AuditOperations
 from osqtwist.web.carves import CarveOperations
 from osqtwist.web.denials import DenialOperations
 from osqtwist.web.eviction import end_revoked
+from osqtwist.web.export import ExportOperations
 from osqtwist.web.gate import OperatorGate
 from osqtwist.web.inventory import NodeOperations
 from osqtwist.web.layers import LayerOperations
@@ -129,6 +131,7 @@ def admin_api(
         SinkOperations(sinks),
         RolloutOperations(parts.rollouts),
         LayerOperations(LayerView(api.configuration, census)),
+        ExportOperations(FleetExport(reactor, stores, parts.rollouts)),
         WorkerOperations(crew),
         CarveOperations(api.carves),
         AlertOperations(reactor, stores, {rule.name: rule for rule in alert_rules}),

@@ -32,6 +32,7 @@ _COMMANDS = {
     "sign-in": "osqtwist.cli.signin:sign_in",
     "config": "osqtwist.cli.config:config",
     "rollout": "osqtwist.cli.rollout:rollout",
+    "export": "osqtwist.cli.export:export",
     "pki": "osqtwist.cli.pki:pki",
     "flags": "osqtwist.cli.programs:flags",
     "simulate": "osqtwist.simulator.command:simulate",
