@@ -48,6 +48,7 @@ from osqtwist.settings import Settings
 from osqtwist.tagfindings import TagFindings
 from osqtwist.tagging import Tagging
 from osqtwist.tls import PeerIdentities
+from osqtwist.tracing import Traces
 from osqtwist.web import routes
 from osqtwist.web.exchange import Exchange
 from osqtwist.web.nodes import NodeAPI
@@ -94,12 +95,14 @@ def assemble(
     metrics: Metrics,
     binds_keys: bool = True,
     process: str = "",
+    traces: Traces = Traces(),
 ) -> Parts:
     """
     The object graph between the stores and the node API.
 
     :param carve_folder: shared by all processes that serve nodes.
     :param process: the name of this process among all that serve nodes; empty if it serves none.
+    :param traces: puts spans around requests.
     :param binds_keys: whether, where certificates are required, only keys that are bound to one count.
     """
     pool = reactor.getThreadPool()
@@ -148,7 +151,9 @@ def assemble(
     rate = settings.node_log_kib * 1024 / settings.worker_count
     admission = Admission(reactor, rate, max(_BURST_SECONDS * rate, _MIB), _MAX_LOGS_UNDER_WAY)
     api = NodeAPI(
-        exchange=Exchange(reactor, metrics, in_thread, settings.max_log_body_mib * _MIB, settings.request_log),
+        exchange=traces.exchange(
+            Exchange(reactor, metrics, in_thread, settings.max_log_body_mib * _MIB, settings.request_log)
+        ),
         certificate_of=certificate_of,
         chain_of=lambda request: identities.chain_of(request.transport),
         checks=CertificateChecks(denials, responders, report),

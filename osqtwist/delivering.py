@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import attrs
 import msgspec
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred, DeferredList, gatherResults, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -30,13 +30,14 @@ from osqtwist.delivery import SinkDelivery
 from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.pace import Pace
 from osqtwist.routing import Route, RouteSettings
-from osqtwist.settings import Settings
+from osqtwist.settings import BadSetting, Settings
 from osqtwist.sharedsink import SharedSink
 from osqtwist.sinkinterfaces import BadSinkSetting, ILogSink
 from osqtwist.sinksettings import SinkPlan, read_sinks
 from osqtwist.statefolder import StateFolder, lock_slot
 from osqtwist.storage.redis_url import parse_redis_url
 from osqtwist.storing import delivery_stores, server_stores
+from osqtwist.tracing import traces_of
 
 _READY_PAUSE = 2.0
 # Alerts raise no alerts.
@@ -107,15 +108,19 @@ class DeliveryService(Service):
     All sinks of one delivery process, on each server that has log lines.
 
     :ivar slot: the file whose lock makes the consumer's name this process' own; closed at the end.
+    :ivar services: run for as long as this does.
     """
 
     streams: Sequence[_Stream]
     slot: IO[str]
+    services: Sequence[IService] = ()
     _starting: Deferred[None] | None = attrs.field(default=None, init=False)
 
     def startService(self) -> None:
         """Begin on each server, as soon as it answers."""
         super().startService()
+        for service in self.services:
+            service.startService()
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(lambda failure: None)
 
@@ -137,6 +142,8 @@ class DeliveryService(Service):
     async def _stop(self) -> None:
         for stream in self.streams:
             await stream.stop()
+        for service in self.services:
+            await maybeDeferred(service.stopService)
         self.slot.close()
 
 
@@ -145,10 +152,12 @@ def delivery_service(reactor: Any, settings: Settings, redis_url: str) -> Delive
     The delivery process' service.
 
     :raise BadSinkSetting: a sink's settings cannot be used.
+    :raise BadSetting: traces are wanted, and their packages are not there.
     """
     plans = read_sinks(settings.sink)
     servers = delivery_stores(reactor, settings, parse_redis_url(redis_url))
-    sinks = [(plan, _shared(plan.make(reactor), len(servers))) for plan in plans]
+    traces = traces_of(reactor, settings, "delivery")
+    sinks = [(plan, _shared(traces.sink(plan.name, plan.make(reactor)), len(servers))) for plan in plans]
     state = StateFolder(Path(settings.state).absolute())
     slot, number = lock_slot(state.path, "delivery")
     where = hashlib.sha256(str(state.path).encode()).hexdigest()[:6]
@@ -172,7 +181,7 @@ def delivery_service(reactor: Any, settings: Settings, redis_url: str) -> Delive
         _Stream(reactor, stores, [*(delivery(stores, plan, sink) for plan, sink in sinks), *alerting(stores)])
         for stores in servers
     ]
-    return DeliveryService(streams, slot)
+    return DeliveryService(streams, slot, traces.services)
 
 
 def _alert_sink(reactor: Any, settings: Settings, redis_url: str, users: int) -> ILogSink:
@@ -204,7 +213,7 @@ def main() -> None:
     instructions = read_instructions(Instructions)
     try:
         service = delivery_service(reactor, instructions.settings, instructions.redis_url)
-    except BadSinkSetting as problem:
+    except (BadSetting, BadSinkSetting) as problem:
         Logger().error("{problem}", problem=str(problem))
         raise SystemExit(1) from None
     run(reactor, service)

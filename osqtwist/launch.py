@@ -65,6 +65,7 @@ from osqtwist.tls import (
     ReloadingServerTLS,
 )
 from osqtwist.tlsfiles import TLSFiles, UnusableCredential
+from osqtwist.tracing import Traces, traces_of
 from osqtwist.web.eviction import Eviction
 from osqtwist.workers import WorkerInstructions, Workers, worker_words
 
@@ -140,8 +141,9 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
         redis_url = f"unix:{place.path}"
         if "replica" in settings.durability and not settings.log_redis:
             raise BadSetting(f"--durability {settings.durability} needs --redis: the private Valkey has no replica")
+    traces = traces_of(reactor, settings, "server")
     node_side = NodeSide.of(
-        reactor, settings, state, place, secret_path, metrics, serves_nodes=settings.worker_count == 1
+        reactor, settings, state, place, secret_path, metrics, traces, serves_nodes=settings.worker_count == 1
     )
     operators = OperatorsPort.of(settings) or (OperatorsPort.for_development() if development and not host else None)
     if operators and (operators_tls := operators.tls):
@@ -178,6 +180,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
         lambda: node_side.tls.loaded.lists.rows(time.time()),
         lambda: operators.url if operators else "",
     )
+    admin = traces.admin(admin)
     return Server(
         reactor=reactor,
         front=front,
@@ -185,6 +188,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
         embedded=embedded,
         prepare=[node_side.follower.begin],
         services=[
+            *traces.services,
             *node_side.watches,
             *([] if host else [RareCollections(reactor), HangUp(reactor, node_side.reloads)]),
             RolloutKeeping(
@@ -241,6 +245,7 @@ class NodeSide:
         place: RedisPlace,
         secret_path: Path | None,
         metrics: Metrics,
+        traces: Traces,
         serves_nodes: bool,
     ) -> NodeSide:
         """
@@ -259,7 +264,7 @@ class NodeSide:
             Path(settings.config).absolute() if settings.config else SAMPLE_CONFIG,
             lambda ok: metrics.config_reloads.labels(result=_word(ok)).inc(),
         )
-        stores = server_stores(reactor, settings, place, metrics.store)
+        stores = traces.stores(server_stores(reactor, settings, place, metrics.store))
         parts = assemble(
             reactor,
             settings,
@@ -271,6 +276,7 @@ class NodeSide:
             state.path / CARVES,
             metrics,
             process=f"{socket.gethostname()}/{os.getpid()}" if serves_nodes else "",
+            traces=traces,
         )
         follower = RolloutFollower(reactor, stores, folder, parts.api.canaries, metrics)
         watches: list[IService] = [folder, follower, CredentialWatch(reactor, tls)]

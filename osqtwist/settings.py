@@ -84,6 +84,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_log_body_mib: int = 64
     max_carve_mib: int = 4096
     request_log: bool = True
+    traces: str = ""
     identity: tuple[IdentityRule, ...] = (IdentityRule(),)
     certificate_tags: tuple[TagRule, ...] = ()
     deadlines: Deadlines = Deadlines()
@@ -188,6 +189,11 @@ HELP: dict[str, tuple[str, str]] = {
     "max_log_body_mib": ("N", "largest log and distributed write body, as it comes and inflated, in MiB"),
     "max_carve_mib": ("N", "largest carve, in MiB"),
     "request_log": ("yes|no", "one log line for each request; refusals and failures get one anyway"),
+    "traces": (
+        "URL|otel",
+        "where OpenTelemetry traces go, OTLP over HTTP: http://127.0.0.1:4318, or otel: where OTEL_... of the "
+        "environment say; nowhere if not given",
+    ),
 }
 """For each option what stands for its value, and what it means."""
 
@@ -313,6 +319,8 @@ def _check(settings: Settings) -> None:
     for name in Deadlines.__struct_fields__:
         if getattr(settings.deadlines, name) <= 0:
             raise BadSetting(f"deadlines.{name} must be more than 0")
+    if settings.traces and not re.fullmatch(r"otel|https?://[^\s/@]+(/\S*)?", settings.traces):
+        raise BadSetting(f"--traces is {settings.traces!r}; it must be otel, or begin with http://HOST or https://HOST")
     _check_approval(settings)
     _check_admin(settings)
     _check_credentials(settings)

@@ -20,6 +20,7 @@ from osqtwist.ports import BoundPort
 from osqtwist.server import Server, StartFailed
 from osqtwist.statefolder import StateFolder
 from osqtwist.storage.redis_url import parse_redis_url
+from osqtwist.tracing import traces_of
 from osqtwist.workers import FIRST_SOCKET, RELOAD, REPORT_SECONDS, WorkerInstructions
 
 _log = Logger()
@@ -59,8 +60,9 @@ def main() -> None:
     secret_path = Path(instructions.secret_path) if instructions.secret_path else None
     state = StateFolder(Path(settings.state).absolute())
     try:
+        traces = traces_of(loop, settings, "worker")
         node_side = NodeSide.of(
-            loop, settings, state, parse_redis_url(instructions.redis_url), secret_path, metrics, True
+            loop, settings, state, parse_redis_url(instructions.redis_url), secret_path, metrics, traces, True
         )
     except EXPECTED as problem:
         _fail(str(problem))
@@ -71,6 +73,7 @@ def main() -> None:
         embedded=None,
         prepare=[node_side.follower.begin],
         services=[
+            *traces.services,
             Reports(loop, pipe, metrics),
             *node_side.watches,
             RareCollections(loop),

@@ -42,6 +42,7 @@ from osqtwist.settings import Settings
 from osqtwist.sinkview import SinkView
 from osqtwist.storage.memory import MemoryStores
 from osqtwist.targeting import Target
+from osqtwist.tracing import Traces
 from osqtwist.web.admin import AdminAPI, Gate
 from tests.answers import described_by
 
@@ -157,7 +158,9 @@ class _Door:
 class InMemoryServer:
     """The server; everything it is made of can be reached."""
 
-    def __init__(self, folder: Path, layers: dict[str, str] | None = None, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, layers: dict[str, str] | None = None, traces: Traces = Traces(), **settings: Any
+    ) -> None:
         self.reactor = ClockReactor()
         self.settings = Settings(**settings)
         self.certificate: str | None = None
@@ -181,6 +184,8 @@ class InMemoryServer:
         ):
             self.outages[name] = Outage(getattr(self.stores, name))
             setattr(self.stores, name, self.outages[name])
+        self.traces = traces
+        traces.stores(self.stores)
         self.metrics = Metrics()
         self.secrets = EnrollSecrets(parse_enroll_secrets(f"{SECRET} tagged\n"))
         self.configuration = NodeConfiguration(
@@ -196,6 +201,7 @@ class InMemoryServer:
             NodeKeys((new_signing_key(),)),
             folder,
             self.metrics,
+            traces=traces,
         )
         self.parts, self.api = parts, parts.api
         self.parked, self.distributed = parts.parked, parts.api.distributed
@@ -229,7 +235,7 @@ class InMemoryServer:
             live_rules=self.settings.live,
             alert_rules=read_rules(self.settings.alert),
         )
-        return attrs.evolve(made, gate=_Door(self, made.gate))
+        return self.traces.admin(attrs.evolve(made, gate=_Door(self, made.gate)))
 
     @property
     def admin(self) -> StubTreq:

@@ -165,6 +165,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "tls",
             "tlsfiles",
             "tlsport",
+            "tracing",
             "web",
             "simulator",
         },

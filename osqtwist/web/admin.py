@@ -153,13 +153,14 @@ class AdminAPI:
             query, body = operation.query_of(arguments_of(request)), operation.body_of(body_of(request))
             call = Call(request, actor, names, query, body)
             key = self._key_of(operation, request, actor)
-            return await (self._once(operation, call, key) if key else self._do(operation, call))
+            return await (self._once(operation, call, key) if key else self.perform(operation, call))
         except CancelledError:
             raise
         except Exception as failure:
             return await self._refuse(operation, request, actor, failure)
 
-    async def _do(self, operation: Operation, call: Call) -> bytes:
+    async def perform(self, operation: Operation, call: Call) -> bytes:
+        """Have an operation done for somebody who may have it done."""
         request = call.request
         await self._note(operation, call.actor, _action_of(request), body_of(request))
         request.setResponseCode(operation.code)
@@ -197,7 +198,7 @@ class AdminAPI:
             request.setHeader(b"Idempotent-Replayed", b"true")
             return before.body.encode()
         try:
-            answer = await self._do(operation, call)
+            answer = await self.perform(operation, call)
         except (CancelledError, StoreUnavailable):
             # It may have been done.  The key is free again when its time is up.
             raise
