@@ -58,7 +58,7 @@ class Machine:
             ],
             "platform_info": [{"vendor": "simulated", "version": "1"}],
             "processes": [
-                {"pid": str(pid), "name": name, "path": f"/usr/bin/{name}"}
+                {"pid": str(pid), "name": name, "path": f"/usr/bin/{name}", "on_disk": "1"}
                 for pid, name in ((1, "init"), (4242, "osqueryd"), (4300, "sh"))
             ],
             "users": [
