@@ -118,9 +118,10 @@ def _load(files: TLSFiles, now: float, before: RevocationLists | None) -> Loaded
         for issuer in chain[1:] or intermediates(leaf, trusted):
             context.add_extra_chain_cert(issuer)
         context.use_privatekey(key)
-    except (SSL.Error, ValueError, TypeError) as problem:
-        # Such as a key too short for OpenSSL's security level.
-        reason = problem.args[0][-1][-1] if isinstance(problem, SSL.Error) and any(problem.args) else problem
+    except (SSL.Error, crypto.Error, ValueError, TypeError) as problem:
+        # Such as a key too short for OpenSSL's security level, or a certificate that only cryptography can read.
+        is_ours = isinstance(problem, SSL.Error | crypto.Error) and any(problem.args)
+        reason = problem.args[0][-1][-1] if is_ours else problem
         raise UnusableCredential(f"{files.said('cert')} is refused by OpenSSL: {reason}") from None
     lists = RevocationLists()
     if trusted:
@@ -132,7 +133,7 @@ def _load(files: TLSFiles, now: float, before: RevocationLists | None) -> Loaded
         if files.client_crl:
             lists = read_lists(files, trusted, before)
             for each in lists.lists:
-                store.add_crl(each.crl)
+                _forbid(store, each.crl, files.said("client_crl"))
             store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
             tolerated, more = lists.tolerances(files, trusted)
             warnings += more
@@ -154,6 +155,13 @@ def _trust(store: crypto.X509Store, authorities: Sequence[x509.Certificate], sai
             store.add_cert(crypto.X509.from_cryptography(authority))
         except crypto.Error:
             raise UnusableCredential(f"{said}: OpenSSL cannot read certificate {number} of it") from None
+
+
+def _forbid(store: crypto.X509Store, crl: x509.CertificateRevocationList, said: str) -> None:
+    try:
+        store.add_crl(crl)
+    except crypto.Error:
+        raise UnusableCredential(f"{said}: OpenSSL cannot read the list of {crl.issuer.rfc4514_string()}") from None
 
 
 def _new_context() -> SSL.Context:

@@ -6,13 +6,11 @@ status; an empty body, ``{}`` or any other JSON object is success; a top-level `
 tried again; ``node_invalid``, a real bool, makes it enroll again.  Carves bypass all that: there only a body that
 is not JSON is a failure.
 
-Strings of snapshot and distributed rows are not checked for UTF-8 by the client, so bodies are repaired before
-they are parsed: each wrong byte becomes the text ``\\xNN``, as osquery itself writes it in differential results.
+Bodies are repaired (:mod:`osqtwist.repair`) before they are parsed, and bounded (:mod:`osqtwist.jsonbounds`).
 """
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import itertools
 import json
@@ -22,8 +20,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from osqtwist.carve import BadCarve
+from osqtwist.jsonbounds import MAX_LINES, TooMuch, check_members, is_deep
 from osqtwist.logbatch import DeadLine, Post
 from osqtwist.node import HostDetails
+from osqtwist.repair import TooWrong, repaired
 
 DONE = b"{}"
 """Success, and nothing to do."""
@@ -33,6 +33,11 @@ _MAX_DETAIL_LENGTH = 1024
 _MAX_STATS = 16
 _HOST_DETAIL_TABLES = ("os_version", "osquery_info", "system_info", "platform_info")
 _LOG_TYPES = ("result", "status")
+MAX_ANSWERS = 1000
+"""Queries that one distributed write may answer; a read gives twenty."""
+MAX_QUERY_ID = 128
+# Python's own reader makes objects of everything.
+_MOST_READ_TOLERANTLY = 2_000_000
 
 _T = TypeVar("_T")
 _encoder = msgspec.json.Encoder()
@@ -40,6 +45,10 @@ _encoder = msgspec.json.Encoder()
 
 class MalformedRequest(ValueError):
     """A body is not what osquery sends; the text says what is wrong with it."""
+
+
+class OversizedRequest(MalformedRequest):
+    """A body has more in it than osquery ever sends, whatever it says."""
 
 
 class NodeRequest(msgspec.Struct):
@@ -165,10 +174,22 @@ def parse_log(body: bytes) -> LogRequest:
     of the lines, so that only the bad ones go to the dead letters.
 
     :raise MalformedRequest: not even that reads it.
+    :raise OversizedRequest: it has more lines than a post may have.
     """
+    request = _log_request(body)
+    if len(request.data) > MAX_LINES:
+        raise OversizedRequest(f"a log post has at most {MAX_LINES} lines, and this has {len(request.data)}")
+    return request
+
+
+def _log_request(body: bytes) -> LogRequest:
     try:
         return parse(LogRequest, body)
+    except OversizedRequest:
+        raise
     except MalformedRequest as problem:
+        if body.count(b",") > _MOST_READ_TOLERANTLY:
+            raise
         try:
             fields = json.loads(repaired(body))
             lines = [msgspec.Raw(json.dumps(line).encode("ascii")) for line in fields["data"]]
@@ -202,6 +223,8 @@ def sort_lines(request: LogRequest, max_line_bytes: int) -> tuple[bytes, int, tu
             dead.append(DeadLine(line, "not a JSON object"))
         elif len(line) > max_line_bytes:
             dead.append(DeadLine(line, f"longer than {max_line_bytes} bytes"))
+        elif is_deep(line):
+            dead.append(DeadLine(line, "nested too deeply"))
         elif request.is_suspect and (problem := _problem_inside(line)):
             dead.append(DeadLine(line, problem))
         else:
@@ -231,11 +254,29 @@ def _digest(request: LogRequest, lines: int) -> str:
     return digest.hexdigest()
 
 
+def answered_by(request: WriteRequest) -> list[str]:
+    """
+    The ids of the queries that a node answers, with rows or without; those too long to be ours are left out.
+
+    :raise OversizedRequest: there are more than a node can have been asked.
+    """
+    found = dict.fromkeys([*request.queries, *request.statuses])
+    if len(found) > MAX_ANSWERS:
+        raise OversizedRequest(f"a distributed write answers at most {MAX_ANSWERS} queries, and this {len(found)}")
+    return [query_id for query_id in found if len(query_id) <= MAX_QUERY_ID]
+
+
 def rows_of(request: WriteRequest, query_id: str) -> msgspec.Raw:
-    """The rows a node sent for a query: a JSON array, empty where it sent none or, as old clients do, a string."""
+    """
+    The rows a node sent for a query: a JSON array, empty where it sent none or, as old clients do, a string.
+
+    :raise OversizedRequest: they are nested more deeply than rows ever are.
+    """
     raw = bytes(request.queries.get(query_id, b""))
     if not raw.startswith(b"["):
         return msgspec.Raw(b"[]")
+    if is_deep(raw):
+        raise OversizedRequest("rows are nested too deeply")
     # Rows are handed on as they are, a result a line.  In a string of JSON there are no line ends, so these are blanks.
     return msgspec.Raw(raw.replace(b"\n", b" ").replace(b"\r", b" "))
 
@@ -292,9 +333,12 @@ def decode_array(data: bytes) -> Sequence[Any]:
 
 def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
+        check_members(body)
         return decoder.decode(repaired(body))
     except BadCarve:
         raise
+    except (TooMuch, TooWrong) as problem:
+        raise OversizedRequest(str(problem)) from None
     except (msgspec.MsgspecError, RecursionError, ValueError) as problem:
         raise MalformedRequest(_reason(problem)) from None
 
@@ -309,22 +353,3 @@ def _problem_inside(line: bytes) -> str:
 
 def _reason(problem: Exception) -> str:
     return "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
-
-
-def repaired(body: bytes) -> bytes:
-    """The body with every byte that is not UTF-8 written out as ``\\xNN`` (backslash escaped for JSON)."""
-    try:
-        body.decode("utf-8")
-    except UnicodeDecodeError:
-        return body.decode("utf-8", "osqtwist-hex").encode("utf-8")
-    return body
-
-
-def _write_out(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    wrong = error.object[error.start : error.end]
-    return "".join(f"\\\\x{byte:02X}" for byte in wrong), error.end
-
-
-codecs.register_error("osqtwist-hex", _write_out)

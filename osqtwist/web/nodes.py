@@ -184,7 +184,7 @@ class NodeAPI:
         request = wire.parse(wire.WriteRequest, await self.exchange.body_of(visit))
         caller = self._admit(visit, request.node_key)
         now = self.exchange.clock.seconds()
-        query_ids = dict.fromkeys([*request.queries, *request.statuses])
+        query_ids = wire.answered_by(request)
         visit.lines = len(query_ids)
         results = []
         for query_id in query_ids:
