@@ -42,6 +42,7 @@ from osqtwist.nodekey import NodeKeys
 from osqtwist.ocsp import Responders
 from osqtwist.ocspclient import OcspClient
 from osqtwist.parking import ParkedReads
+from osqtwist.ports import most_connections_of_an_address
 from osqtwist.rollouts import Rollouts
 from osqtwist.secretbook import StoredSecrets
 from osqtwist.settings import Settings
@@ -50,6 +51,7 @@ from osqtwist.tagging import Tagging
 from osqtwist.tls import PeerIdentities
 from osqtwist.tracing import Traces
 from osqtwist.web import routes
+from osqtwist.web.crowds import Crowds
 from osqtwist.web.exchange import Exchange
 from osqtwist.web.nodes import NodeAPI
 from osqtwist.web.request import BodyLimits, Endpoint
@@ -111,7 +113,13 @@ def assemble(
         return deferToThreadPool(reactor, pool, work)
 
     events, report = _events(reactor, settings, stores, process)
-    parked = ParkedReads(reactor, metrics.parked_reads.set)
+    parked = ParkedReads(
+        reactor,
+        metrics.parked_reads.set,
+        settings.limits.held_reads_per_node,
+        settings.limits.held_reads_per_address,
+        metrics.reads_crowded.inc,
+    )
     distributed = Distributed(reactor, stores.queries, stores.signals, parked, metrics, settings.query_burst)
 
     def tagging() -> Tagging:
@@ -241,6 +249,7 @@ def node_site(
         settings.keep_connections,
         frozenset(path.encode() for path in routes.paths_by_route(settings.route_prefix)[routes.CARVE_CONTINUE]),
         {path.encode(): endpoint for path, endpoint in (endpoints or {}).items()},
+        Crowds(reactor, most_connections_of_an_address(settings.limits.connections_per_address)),
     )
 
 

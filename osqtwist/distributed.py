@@ -96,7 +96,7 @@ class Distributed(Service):
         self._parked.wake_node(node_id)
 
     async def read(
-        self, facts: NodeFacts, until: float, may_go_on: Callable[[], bool] = lambda: True
+        self, facts: NodeFacts, until: float, may_go_on: Callable[[], bool] = lambda: True, address: str = ""
     ) -> Sequence[DistributedQuery]:
         """
         Work for a node: queries it holds under a lease from now on, or none when the hold is over.
@@ -107,8 +107,9 @@ class Distributed(Service):
 
         :param until: clock time at which to answer with nothing.
         :param may_go_on: looked at after each wake-up; false ends the wait.
+        :param address: where the node is; of a node, and of an address, so many reads are held.
         """
-        parked = self._parked.park(facts)
+        parked = self._parked.park(facts, address)
         # Parked first, then looking: a wake-up while we look is kept, so none falls between.
         try:
             while not self._is_closing and may_go_on():

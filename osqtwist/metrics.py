@@ -39,6 +39,16 @@ class Metrics:
         )
         self.response_bytes = Counter("osqtwist_response_body_bytes", "Bytes of answers.", ["route"], registry=registry)
         self.connections = Gauge("osqtwist_connections", "Open connections of nodes.", registry=registry)
+        self.connections_refused = Counter(
+            "osqtwist_connections_refused",
+            "Connections closed before the handshake, because their address has as many as it may.",
+            registry=registry,
+        )
+        self.reads_crowded = Counter(
+            "osqtwist_reads_crowded_out",
+            "Held reads answered early, because their node or address had as many as it may.",
+            registry=registry,
+        )
         self.connections_total = Counter(
             "osqtwist_connections_accepted", "Connections of nodes accepted.", registry=registry
         )

@@ -47,6 +47,7 @@ from osqtwist.web.admin import AdminAPI
 from osqtwist.web.alerts import AlertOperations
 from osqtwist.web.audit import AuditOperations
 from osqtwist.web.carves import CarveOperations
+from osqtwist.web.crowds import Crowds
 from osqtwist.web.denials import DenialOperations
 from osqtwist.web.eviction import end_revoked
 from osqtwist.web.export import ExportOperations
@@ -77,6 +78,8 @@ from osqtwist.web.workers import WorkerCrew, WorkerOperations
 
 _MOST_BODY = 2**20
 DEVELOPMENT_PORT = 9080
+_MOST_CONNECTIONS = 1024
+"""Of operators at one address."""
 
 _log = Logger()
 
@@ -239,7 +242,15 @@ class OperatorsPort:
     async def listen(self, reactor: Any, admin: AdminAPI, deadlines: Deadlines) -> IListeningPort:
         """Serve operators, under the same deadlines as nodes; their connections are not among the figures of nodes."""
         root = operators_root(admin, self.tls is None)
-        site = NodeSite(root, reactor, Metrics(), lambda _: _MOST_BODY, deadlines, keeps_connections=True)
+        site = NodeSite(
+            root,
+            reactor,
+            Metrics(),
+            lambda _: _MOST_BODY,
+            deadlines,
+            keeps_connections=True,
+            crowds=Crowds(reactor, _MOST_CONNECTIONS),
+        )
         if self.tls is None:
             bound = self.bound.socket
             port: IListeningPort = reactor.adoptStreamPort(bound.fileno(), bound.family, site)

@@ -32,7 +32,9 @@ class ParkedRead:
 
     facts: NodeFacts
     _clock: IReactorTime
+    address: str = ""
     _is_woken: bool = False
+    _is_over: bool = False
     _waiting: Deferred[bool] | None = None
 
     async def woken(self, until: float) -> bool:
@@ -42,6 +44,8 @@ class ParkedRead:
         It is cancelled when the node goes away.  An exception for that would hold on to the whole request, through
         its traceback, until Python looks for cycles.
         """
+        if self._is_over:
+            return False
         if self._is_woken:
             self._is_woken = False
             return True
@@ -62,6 +66,11 @@ class ParkedRead:
         if not self._fire(True):
             self._is_woken = True
 
+    def end(self) -> None:
+        """Have the reader give up, now or when it has looked."""
+        self._is_over = True
+        self._fire(False)
+
     def _fire(self, is_woken: bool) -> bool:
         waiting, self._waiting = self._waiting, None
         if waiting is None:
@@ -76,16 +85,27 @@ class ParkedReads:
     Every read parked in this process.
 
     :ivar on_count: called with the number of parked reads when it changes.
+    :ivar most_of_node: reads that one node may have parked; when it has one more, its oldest ends: most likely nobody
+        is at the other end of that.  0 for any number.
+    :ivar most_of_address: the same for all nodes of an address.
+    :ivar on_end: called when one is ended for that.
     """
 
     clock: IReactorTime
     on_count: Callable[[int], object] = lambda count: None
+    most_of_node: int = 0
+    most_of_address: int = 0
+    on_end: Callable[[], object] = lambda: None
+    _of_address: dict[str, dict[ParkedRead, None]] = attrs.field(factory=dict, init=False)
     _reads: dict[ParkedRead, None] = attrs.field(factory=dict, init=False)
     _named: dict[str, tuple[ParkedRead, ...]] = attrs.field(factory=dict, init=False)
 
-    def park(self, facts: NodeFacts) -> ParkedRead:
+    def park(self, facts: NodeFacts, address: str = "") -> ParkedRead:
         """Park a read; the caller removes it."""
-        read = ParkedRead(facts, self.clock)
+        self._make_room(facts, address)
+        read = ParkedRead(facts, self.clock, address)
+        if self.most_of_address and address:
+            self._of_address.setdefault(address, {})[read] = None
         self._reads[read] = None
         for key in facts.name_keys():
             self._named[key] = (*self._named.get(key, ()), read)
@@ -96,6 +116,7 @@ class ParkedReads:
         """Forget a read.  It is this read that goes, not whatever else its node has parked."""
         if read in self._reads:
             del self._reads[read]
+            self._leave_address(read)
             for key in read.facts.name_keys():
                 left = tuple(each for each in self._named[key] if each is not read)
                 if left:
@@ -129,6 +150,29 @@ class ParkedReads:
         for read in self._named.get(node_id.lower(), ()):
             if read.facts.node_id == node_id:
                 read.wake()
+
+    def _make_room(self, facts: NodeFacts, address: str) -> None:
+        named = self._named.get(facts.node_id.lower(), ())
+        if 0 < self.most_of_node <= len(named):
+            mine = [read for read in named if read.facts.node_id == facts.node_id]
+            if len(mine) >= self.most_of_node:
+                self._end(mine[0])
+        theirs = self._of_address.get(address)
+        if theirs and len(theirs) >= self.most_of_address:
+            self._end(next(iter(theirs)))
+
+    def _end(self, read: ParkedRead) -> None:
+        self.on_end()
+        read.end()
+        # One that is just looking is not gone yet, and counts no more.
+        self.remove(read)
+
+    def _leave_address(self, read: ParkedRead) -> None:
+        theirs = self._of_address.get(read.address)
+        if theirs is not None and read in theirs:
+            del theirs[read]
+            if not theirs:
+                del self._of_address[read.address]
 
     def _wake_some(
         self,

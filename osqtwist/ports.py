@@ -41,6 +41,11 @@ def allow_many_connections() -> int:
     return soft
 
 
+def most_connections_of_an_address(said: int) -> int:
+    """How many connections one address may have of this process; by default a part of the files it may open."""
+    return said or resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4
+
+
 @attrs.frozen
 class BoundPort:
     """

@@ -27,7 +27,7 @@ from osqtwist.loginterfaces import Budgets
 from osqtwist.ocsp import OcspMode
 from osqtwist.storage.redis_durability import DurabilityLevel
 from osqtwist.targeting import parsed
-from osqtwist.web.site import Deadlines
+from osqtwist.web.site import Deadlines, Limits
 
 _MIB = 2**20
 MAX_WORKERS = 64
@@ -88,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     identity: tuple[IdentityRule, ...] = (IdentityRule(),)
     certificate_tags: tuple[TagRule, ...] = ()
     deadlines: Deadlines = Deadlines()
+    limits: Limits = Limits()
     live: LiveRules = LiveRules()
     sink: dict[str, dict[str, Any]] = {}
     alert: dict[str, dict[str, Any]] = {}
@@ -316,14 +317,21 @@ def _check(settings: Settings) -> None:
     for name, least in _AT_LEAST.items():
         if getattr(settings, name) < least:
             raise BadSetting(f"{_option(name)} is {getattr(settings, name):g}; it must be at least {least}")
-    for name in Deadlines.__struct_fields__:
-        if getattr(settings.deadlines, name) <= 0:
-            raise BadSetting(f"deadlines.{name} must be more than 0")
+    _check_bounds(settings)
     if settings.traces and not re.fullmatch(r"otel|https?://[^\s/@]+(/\S*)?", settings.traces):
         raise BadSetting(f"--traces is {settings.traces!r}; it must be otel, or begin with http://HOST or https://HOST")
     _check_approval(settings)
     _check_admin(settings)
     _check_credentials(settings)
+
+
+def _check_bounds(settings: Settings) -> None:
+    for name in Deadlines.__struct_fields__:
+        if getattr(settings.deadlines, name) <= 0:
+            raise BadSetting(f"deadlines.{name} must be more than 0")
+    for name in Limits.__struct_fields__:
+        if getattr(settings.limits, name) < 0:
+            raise BadSetting(f"limits.{name} must not be negative")
 
 
 def _check_approval(settings: Settings) -> None:

@@ -16,6 +16,7 @@ from osqtwist.node import Node
 from osqtwist.parking import ParkedReads
 from osqtwist.query import QueryResult
 from osqtwist.targeting import NodeFacts, Target
+from osqtwist.web.site import Limits
 from tests.harness import InMemoryServer, result_of
 
 Server = InMemoryServer
@@ -470,6 +471,49 @@ def test_removing_one_read_leaves_the_other_of_its_node() -> None:
     assert len(parked) == 1
     parked.remove(two)
     assert len(parked) == 0
+
+
+def test_a_node_holds_so_many_reads() -> None:
+    """With one more its oldest is answered, whether it waits or is looking; another node's are not touched."""
+    clock, ended = Clock(), []
+    parked = ParkedReads(clock, most_of_node=2, on_end=lambda: ended.append(1))
+    other = parked.park(NodeFacts("b" * 20, FACTS.node_id))
+    looking, waiting = parked.park(FACTS), parked.park(FACTS)
+    answer = Deferred.fromCoroutine(waiting.woken(10))
+    third = parked.park(FACTS)
+    assert (len(ended), len(parked), answer.called) == (1, 3, False)
+    assert result_of(Deferred.fromCoroutine(looking.woken(10))) is False
+    fourth = parked.park(FACTS)
+    assert result_of(answer) is False
+    for read in (other, looking, waiting, third, fourth):
+        parked.remove(read)
+    assert len(parked) == 0 and not parked._named and not clock.getDelayedCalls()
+
+
+def test_an_address_holds_so_many_reads() -> None:
+    """Whatever nodes they are of."""
+    parked = ParkedReads(Clock(), most_of_address=2)
+    reads = [parked.park(NodeFacts(f"{number:020}", "n"), "192.0.2.1") for number in range(3)]
+    elsewhere = parked.park(NodeFacts("c" * 20, "n"), "192.0.2.2")
+    assert len(parked) == 3
+    assert result_of(Deferred.fromCoroutine(reads[0].woken(10))) is False
+    for read in (*reads, elsewhere):
+        parked.remove(read)
+    assert not parked._of_address and not parked._reads
+
+
+def test_reads_that_are_crowded_out_are_answered(tmp_path: Path) -> None:
+    """As at the end of their hold, and counted: a node loses nothing by it."""
+    server = Server(tmp_path, limits=Limits(held_reads_per_node=1))
+    key = server.enroll("h")
+    first = park(server, key)
+    second = server.begin("/distributed/read", {"node_key": key})
+    assert work_of(server.finish(first)) == {}
+    assert not second.called
+    assert server.metrics.registry.get_sample_value("osqtwist_reads_crowded_out_total") == 1
+    server.turn(12)
+    server.finish(second)
+    server.stop()
 
 
 def test_only_reads_under_a_name_are_looked_at() -> None:

@@ -56,6 +56,7 @@ def test_tables_of_the_settings_file(tmp_path: Path) -> None:
         ({}, {}, "state = 3", ["state in", "must be text"]),
         ({}, {}, "[deadlines]\nhandshake = 0", ["deadlines.handshake", "more than 0"]),
         ({}, {}, "[deadlines]\nhandshak = 1", ["deadlines in", "handshak"]),
+        ({}, {}, "[limits]\nheld_reads_per_node = -1", ["limits.held_reads_per_node", "negative"]),
         ({"client_auth": "maybe"}, {}, "", ["--client-auth", "'maybe'", "required, optional, none"]),
         ({"request_log": "maybe"}, {}, "", ["--request-log", "yes or no"]),
         ({"workers": "1.5"}, {}, "", ["--workers", "a whole number"]),
@@ -94,7 +95,18 @@ def test_a_settings_file_that_is_missing_is_named() -> None:
 
 def test_every_option_is_explained() -> None:
     """Each setting is an option with a help text, or a table of the settings file."""
-    tables = {"identity", "certificate_tags", "deadlines", "live", "sink", "operators", "easing", "alert", "events"}
+    tables = {
+        "identity",
+        "certificate_tags",
+        "deadlines",
+        "limits",
+        "live",
+        "sink",
+        "operators",
+        "easing",
+        "alert",
+        "events",
+    }
     assert set(HELP) | tables == set(Settings.__struct_fields__)
     assert default_of("hold") == "10.0"
     assert default_of("request_log") == "yes"

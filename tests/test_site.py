@@ -21,6 +21,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
@@ -29,6 +30,7 @@ from osqtwist.metrics import Metrics
 from osqtwist.tls import ReloadingServerTLS
 from osqtwist.tlsfiles import TLSFiles
 from osqtwist.tlsport import listen
+from osqtwist.web.crowds import Crowds
 from osqtwist.web.request import BodyLimits
 from osqtwist.web.site import Deadlines, NodeSite
 from tests.certificates import TestPKI
@@ -427,6 +429,48 @@ def test_every_phase_ends_to_the_second(parts: list[tuple[float, bytes]], ended_
 # -- bounds
 
 
+def test_an_address_has_so_many_connections() -> None:
+    """Counted by network for IPv6, not at all for unix sockets; one gone makes room; it is said once a minute."""
+    clock = Clock()
+    crowds = Crowds(clock, 2)
+    with capturedLogs() as events:
+        assert [crowds.enter("192.0.2.1") for _ in range(4)] == [True, True, False, False]
+        assert not crowds.enter("::ffff:192.0.2.1")
+        assert crowds.enter("192.0.2.2")
+        assert [crowds.enter(f"2001:db8::{number}") for number in range(3)] == [True, True, False]
+        assert crowds.enter("2001:db8:0:1::1") and crowds.enter("fe80::1%eth0")
+        assert all(crowds.enter("") for _ in range(5))
+    assert len(events) == 2
+    crowds.leave("192.0.2.1")
+    assert crowds.enter("192.0.2.1")
+    for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::2", "fe80::1"):
+        crowds.leave(address)
+    for _ in range(5):
+        crowds.leave("")
+    assert crowds._counts == {}
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_crowded_address_is_closed_before_the_handshake(serve: Callable[..., Served]) -> None:
+    """What osquery takes for a broken network; it costs no handshake, and ends when one of the others ends."""
+    server = serve(Deadlines())
+    server.site.crowds.most = 1
+
+    def client(connection: socket.socket) -> str:
+        with socket.create_connection(("127.0.0.1", server.port), 5) as raw, contextlib.suppress(ConnectionError):
+            assert raw.recv(10) == b""
+        return "closed"
+
+    assert await server.call(client) == "closed"
+    assert server.count("osqtwist_connections_refused_total") == 1
+    for _ in range(100):
+        if not server.site.channels:
+            break
+        await deferToThread(time.sleep, 0.01)
+    assert (await server.call(ask(post(b"again")))).endswith(b"again")
+    assert server.count("osqtwist_connections_accepted_total") == 2
+
+
 @pytest_twisted.ensureDeferred
 async def test_a_body_that_says_it_is_too_long_is_refused_unread(serve: Callable[..., Served]) -> None:
     """413 before a byte of it is there; each path has its own limit."""
@@ -477,6 +521,22 @@ MALFORMED = {
     "length and chunks": b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "coding": b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
     "coding, then more": b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\nA: b\r\n\r\nhello",
+    "two lengths in one": b"POST / HTTP/1.1\r\nContent-Length: 5, 6\r\n\r\nhello",
+    "the same length twice": b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+    "a length with a sign": b"POST / HTTP/1.1\r\nContent-Length: +5\r\n\r\nhello",
+    "a length with an underscore": b"POST / HTTP/1.1\r\nContent-Length: 1_0\r\n\r\nhellohello",
+    "a length of other digits": "POST / HTTP/1.1\r\nContent-Length: \u0665\r\n\r\nhello".encode(),
+    "chunks and length": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "two codings": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunked twice": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+    "chunked and no more": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "chunked, with a vertical tab": b"POST / HTTP/1.1\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+    "a name with a blank": b"POST / HTTP/1.1\r\nContent-Length : 5\r\n\r\nhello",
+    "a chunk with a sign": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
+    "a chunk in 0x": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
+    "a chunk that is longer": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhello\r\n0\r\n\r\n",
+    "a bare LF after a header": b"POST / HTTP/1.1\r\nA: b\nContent-Length: 5\r\n\r\nhello",
+    "a bare CR in a header": b"POST / HTTP/1.1\r\nA: b\rContent-Length: 5\r\n\r\nhello",
     "no chunk": b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
 }
 
@@ -493,6 +553,38 @@ async def test_what_is_not_http_is_an_error_that_osquery_understands(serve: Call
         assert error_of(answer, 400) == "malformed HTTP request"
         assert b"\r\nConnection: close\r\n" in answer
     assert server.count("osqtwist_refusals_total", reason="http") == len(MALFORMED)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "what"),
+    [
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n", 200, b"hello"),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding:\r\n chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", 200, b"hello"),
+        (b"POST / HTTP/1.1\r\nContent-Length: 1\r\n 0\r\n\r\nhello", 400, b"malformed"),
+        (b"POST / HTTP/1.1\r\nA: b\r\n\tContent-Length: 5\r\n\r\nhello", 200, b"nothing"),
+        (b"POST / HTTP/1.1\r\n Content-Length: 5\r\n\r\nhello", 400, b"malformed"),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;" + b"a" * 20_000 + b"\r\nhello", 400, b"malformed"),
+        (
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 20_000 + b"\r\n",
+            400,
+            b"malformed",
+        ),
+        (b"POST http://elsewhere/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", 200, b"hello"),
+        (b"POST /shout%00 HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 200, b"hello"),
+        (b"POST /../shout HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 200, b"hello"),
+        (b"POST /shout%2f..%2fshout HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 200, b"hello"),
+        (b"POST /shout\0 HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 400, b"malformed"),
+        (b"POST /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", 400, b"malformed"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_one_request_is_one_request(
+    serve: Callable[..., Served], request_: bytes, code: int, what: bytes
+) -> None:
+    """Whatever a proxy before us makes of it: there is one answer, of one reading, and no path by another spelling."""
+    answer = await serve(keeps=True).call(ask(request_))
+    assert answer.startswith(b"HTTP/1.1 %d " % code) and what in answer, answer
+    assert answer.count(b"HTTP/1.1 ") == 1
 
 
 @pytest_twisted.ensureDeferred

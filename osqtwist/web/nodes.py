@@ -164,7 +164,7 @@ class NodeAPI:
         try:
             # Nodes that came all at once, after a restart, must not come all at once for ever.
             until = visit.accepted_at + self.hold * (1 - HOLD_SPREAD * random.random())  # noqa: S311
-            queries = await self.distributed.read(facts, until, lambda: refusal() is None)
+            queries = await self.distributed.read(facts, until, lambda: refusal() is None, address)
         finally:
             visit.held_for = self.exchange.clock.seconds() - began
             self.watch.end_read(caller, address)

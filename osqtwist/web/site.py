@@ -20,8 +20,24 @@ from twisted.web.server import Request, Site
 from zope.interface import implementer
 
 from osqtwist.metrics import Metrics
+from osqtwist.web.crowds import Crowds
 from osqtwist.web.request import Endpoint, NodeRequest
 from osqtwist.wire import refusal
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """
+    What one node, or one address, may have of a process.
+
+    :ivar connections_per_address: open connections; of IPv6 addresses, those of a network (/64).  0 stands for three
+        quarters of the files that the process may open.
+    :ivar held_reads_per_node: distributed reads that are held; the oldest is answered when there is one more.
+    :ivar held_reads_per_address: the same, of all nodes of an address; 0 for as many as connections.
+    """
+
+    connections_per_address: int = 0
+    held_reads_per_node: int = 64
+    held_reads_per_address: int = 0
 
 
 class Deadlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +75,7 @@ class NodeChannel(HTTPChannel):
     site: NodeSite
     transport: Any
     accepted_at = 0.0
+    address = ""
     caller: Any = None
     _phase = "handshake"
     _deadline: IDelayedCall | None = None
@@ -137,6 +154,7 @@ class NodeChannel(HTTPChannel):
         """Let go."""
         self._expect_nothing()
         self.site.channels.pop(self, None)
+        self.site.crowds.leave(self.address)
         self.site.metrics.connections.dec()
         if not self._has_shaken_hands:
             self.site.metrics.handshakes_failed.inc()
@@ -221,6 +239,7 @@ class NodeSite(QuietSite):
 
     :param keeps_connections: whether a connection may carry more than one request.
     :param plain_paths: paths on which a refusal must not be JSON.
+    :param crowds: counts connections by address.
     :ivar after_handshake: called with each connection when it has shaken hands; may abort it.
     :param endpoints: what answers POST and PUT on these paths, without asking the resource.
     """
@@ -238,6 +257,7 @@ class NodeSite(QuietSite):
         keeps_connections: bool = False,
         plain_paths: frozenset[bytes] = frozenset(),
         endpoints: Mapping[bytes, Endpoint] | None = None,
+        crowds: Crowds | None = None,
     ) -> None:
         # The time-outs are the channel's own; twisted's would move with every byte.
         super().__init__(
@@ -253,11 +273,26 @@ class NodeSite(QuietSite):
         self.keeps_connections = keeps_connections
         self.plain_paths = plain_paths
         self.endpoints = endpoints or {}
+        self.crowds = crowds or Crowds(clock)
         self.channels: dict[NodeChannel, None] = {}
         self._second, self._date = -1, b""
 
     if TYPE_CHECKING:
         reactor: Any
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """
+        A channel for a connection; none if its address has too many, which closes it before the handshake.
+
+        A node takes that for a network that fails: it keeps what it has, and comes again.
+        """
+        address = str(getattr(addr, "host", ""))
+        if not self.crowds.enter(address):
+            self.metrics.connections_refused.inc()
+            return None
+        channel: Any = super().buildProtocol(addr)
+        channel.address = address
+        return channel
 
     def acceptableProtocols(self) -> list[bytes]:
         """HTTP/1.1 only: under HTTP/2 the peer's certificate is out of reach, and osquery does not speak it."""
