@@ -163,7 +163,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
         node_side.reloads.append(front.reload)
     sinks = SinkView(reactor, node_side.stores, metrics)
     files = node_files(development, secret_path, settings.client_auth != "none")
-    number, prefix = (host.port, host.path) if host else (ports[0].number, settings.route_prefix)
+    number, prefix = (host.port, host.path) if host else (ports[0].number, "".join(settings.route_prefix[:1]))
     flags = Flagfiles(number, files, name_in_certificate(Path(settings.cert)), prefix)
     crew = front if isinstance(front, Workers) else None
     admin = admin_api(
@@ -289,9 +289,9 @@ class NodeSide:
 
     def front(self, reactor: Any, settings: Settings, ports: list[BoundPort]) -> NodePorts:
         """Serve nodes on these ports, in this process."""
-        api, prefix = self.parts.api, settings.route_prefix
+        api, prefixes = self.parts.api, settings.route_prefix
         api.distributed.queued = lambda: sum(port.queued for port in ports)
-        site = node_site(reactor, settings, api.app(prefix).resource(), api.metrics, api.endpoints(prefix))
+        site = node_site(reactor, settings, api.app(prefixes).resource(), api.metrics, api.endpoints(prefixes))
         eviction = Eviction(site, api, self.tls)
         eviction.begin()
         return NodePorts(reactor, ports, site, self.tls)

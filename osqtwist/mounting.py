@@ -99,9 +99,9 @@ def mount_nodes(
     made: list[tuple[MountedNodes, ReloadingServerTLS]] = []
 
     def front(node_side: NodeSide) -> _Front:
-        prefix = settings.route_prefix
-        plain = frozenset(each.encode() for each in routes.paths_by_route(prefix)[routes.CARVE_CONTINUE])
-        resource = MountedNodes(node_side.parts.api.app(prefix).resource(), body_limits(settings), plain)
+        prefixes = settings.route_prefix
+        plain = frozenset(each.encode() for each in routes.paths_by_route(prefixes)[routes.CARVE_CONTINUE])
+        resource = MountedNodes(node_side.parts.api.app(prefixes).resource(), body_limits(settings), plain)
         made.append((resource, node_side.tls))
         return _Front(reactor, resource)
 

@@ -75,7 +75,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     query_burst: int = QUERY_BURST
     ease: bool = True
     keep_connections: bool = False
-    route_prefix: str = ""
+    route_prefix: tuple[str, ...] = ()
     log_budget_mib: int = 1024
     dead_letter_budget_mib: int = 64
     log_retention_hours: float = 72.0
@@ -178,7 +178,7 @@ HELP: dict[str, tuple[str, str]] = {
     ),
     "ease": ("yes|no", "whether nodes are told to come less often while the server is busy"),
     "keep_connections": ("yes|no", "keep connections for further requests; osqueryd never makes any"),
-    "route_prefix": ("PATH", "a prefix that every route answers under too, such as /public/osquery"),
+    "route_prefix": ("PATH", "a prefix that every route answers under too, such as /public/osquery; repeatable"),
     "log_budget_mib": ("N", "size of the log buffer in MiB; past it nodes are told to keep their lines; 0: no limit"),
     "dead_letter_budget_mib": ("N", "size of the dead letters in MiB, and again of each sink's; the oldest make room"),
     "log_retention_hours": ("N", "batches that every sink has are kept so long, if there is room; 0: while there is"),
@@ -201,7 +201,7 @@ HELP: dict[str, tuple[str, str]] = {
 # The settings file itself, and what `osqtwist` reads to find the server.
 _OF_THE_COMMAND = ("settings", "admin_socket", "server", "server_ca", "operator_cert", "operator_key", "token_file")
 _WORDS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
-LISTS = ("port", "log_redis")
+LISTS = ("port", "log_redis", "route_prefix")
 """Options that can be given more than once."""
 _ADMIN = re.compile(r"unix:[^:]+(:mode=0?[0-7]{3})?")
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
@@ -312,8 +312,9 @@ def _check(settings: Settings) -> None:
         raise BadSetting("[sink.alerts]: alert rules have a sink of this name; take another")
     if not 1 <= settings.worker_count <= MAX_WORKERS:
         raise BadSetting(f"--workers is {settings.workers}; it must be from 1 to {MAX_WORKERS}, or auto")
-    if settings.route_prefix and (not settings.route_prefix.startswith("/") or settings.route_prefix.endswith("/")):
-        raise BadSetting(f"--route-prefix is {settings.route_prefix!r}; it must begin with / and not end with it")
+    for prefix in settings.route_prefix:
+        if not prefix.startswith("/") or prefix.endswith("/"):
+            raise BadSetting(f"--route-prefix is {prefix!r}; it must begin with / and not end with it")
     for name, least in _AT_LEAST.items():
         if getattr(settings, name) < least:
             raise BadSetting(f"{_option(name)} is {getattr(settings, name):g}; it must be at least {least}")

@@ -67,7 +67,7 @@ def test_tables_of_the_settings_file(tmp_path: Path) -> None:
         ({}, {}, '[operators.users]\nalice = "boss"', ["operators in", "boss"]),
         ({}, {}, '[[operators.certificates]]\nvalue = "x"\nrole = "admin"\nsource = "y"', ["operators", "'y'"]),
         ({}, {}, '[sink.alerts]\nkind = "stdout"\n[alert.x]\nwhen = "*"', ["[sink.alerts]", "another"]),
-        ({"route_prefix": "x"}, {}, "", ["--route-prefix"]),
+        ({"route_prefix": ["/a", "x"]}, {}, "", ["--route-prefix"]),
         ({"log_budget_mib": "-1"}, {}, "", ["--log-budget-mib", "at least 0"]),
         ({"cert": "a"}, {}, "", ["--cert is given", "--key is not"]),
         ({"cert": "a", "key": "b"}, {}, "", ["--client-ca is not"]),

@@ -88,16 +88,16 @@ class NodeAPI:
     hold: float
     enroll_secret_name: str
 
-    def app(self, prefix: str = "") -> Klein:
+    def app(self, prefixes: Sequence[str] = ()) -> Klein:
         """The Klein application, with every path of every route."""
         app = Klein()
         app.url_map.merge_slashes = False
-        for path, endpoint in self.endpoints(prefix).items():
+        for path, endpoint in self.endpoints(prefixes).items():
             app.route(path, methods=list(routes.METHODS))(endpoint)
         app.handle_errors(HTTPException)(self._refuse_route)
         return app
 
-    def endpoints(self, prefix: str = "") -> dict[str, Endpoint]:
+    def endpoints(self, prefixes: Sequence[str] = ()) -> dict[str, Endpoint]:
         """What answers each path of each route."""
         work: dict[str, Work] = {
             routes.ENROLL: self.enroll,
@@ -110,7 +110,7 @@ class NodeAPI:
         }
         return {
             path: self._endpoint(route, work[route])
-            for route, paths in routes.paths_by_route(prefix).items()
+            for route, paths in routes.paths_by_route(prefixes).items()
             for path in paths
         }
 

@@ -8,6 +8,8 @@ with a prefix, Zentral (``/public/osquery``) and osctrl (``/ENVIRONMENT``, with 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 ENROLL, CONFIG, LOG = "enroll", "config", "log"
 READ, WRITE = "distributed_read", "distributed_write"
 CARVE_START, CARVE_CONTINUE = "carver_start", "carver_continue"
@@ -35,15 +37,15 @@ METHODS = ("POST", "PUT")
 """Clients set up for Doorman may send PUT."""
 
 
-def paths_by_route(prefix: str = "") -> dict[str, tuple[str, ...]]:
+def paths_by_route(prefixes: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
     """
     Every path of each route, the route's own first.
 
-    :param prefix: put before every path; the paths without it answer too.
+    :param prefixes: each is put before every path; the paths without it answer too.
     """
     table = {}
     for route, own in _OWN.items():
         fleet = tuple(base + _FLEET_NAMES.get(route, own) for base in _FLEET)
         paths = (own, *_ALIASES.get(route, ()), f"/v1{own}", *fleet)
-        table[route] = paths + tuple(prefix + path for path in paths if prefix)
+        table[route] = paths + tuple(prefix + path for prefix in prefixes for path in paths)
     return table
