@@ -77,11 +77,21 @@ class AuditTrail:
             more = f", and {left_out} others like it before" if left_out else ""
             await self._append(f"somebody at {where}", action, "", f"refused: {why}{more}")
 
-    async def newest(self, count: int) -> list[AuditEntry]:
-        """The newest entries, the newest first."""
-        length = await self.stores.audit.length()
-        entries = await self.stores.audit.read(max(1, length - count + 1), count)
-        return list(reversed(entries))
+    async def newest(self, count: int, text: str = "", refused: bool = False) -> list[AuditEntry]:
+        """
+        The newest entries, the newest first.
+
+        :param text: only those with this in actor, action or detail, in whichever case.
+        :param refused: only what was refused.
+        """
+        found: list[AuditEntry] = []
+        end, wanted = await self.stores.audit.length(), text.casefold()
+        while end > 0 and len(found) < count:
+            start = max(1, end - max(count, _AT_ONCE) + 1)
+            entries = await self.stores.audit.read(start, end - start + 1)
+            found += [each for each in reversed(entries) if _is_meant(each, wanted, refused)]
+            end = start - 1
+        return found[:count]
 
     async def all(self, emit: Emit) -> None:
         """Hand on every entry, the oldest first."""
@@ -109,3 +119,9 @@ class AuditTrail:
             outcome=outcome[:_MOST_DETAIL],
         )
         await self.stores.audit.append(entry)
+
+
+def _is_meant(entry: AuditEntry, text: str, refused: bool) -> bool:
+    if refused and entry.outcome == "begun":
+        return False
+    return not text or any(text in each.casefold() for each in (entry.actor, entry.action, entry.detail))

@@ -160,6 +160,9 @@ class ILogBuffer(Interface):
     async def read(after: str, count: int) -> list[StoredBatch]:
         """Batches after the id ``after`` (empty: from the oldest), oldest first, at most ``count``."""
 
+    async def newest(count: int) -> list[StoredBatch]:
+        """The newest batches, the newest first, at most ``count``; their ids are for showing."""
+
     async def last_id() -> str:
         """The id of the newest batch ever appended, for reading only what comes next; empty if there is none."""
 

@@ -12,10 +12,13 @@ from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.logbatch import event_id
 from osqtwist.loginterfaces import BufferSize, LogServer, SinkLag, StoredBatch
 from osqtwist.lookagain import LookAgain
+from osqtwist.routing import Route
 from osqtwist.sinkview import DeadLine, LineOrigin, dead_lines, origin_of
 from osqtwist.wire import decode_array
 
+EVERY_LINE = Route()
 _BATCHES_AT_ONCE = 50
+_NEWEST_BATCHES = 500
 _TRIM_AT_ONCE = 500
 
 
@@ -56,7 +59,9 @@ class LogView:
     clock: IReactorTime
     stores: IStores
 
-    async def tail(self, emit: Callable[[LogLine], None], *, from_start: bool, follow: bool) -> None:
+    async def tail(
+        self, emit: Callable[[LogLine], None], *, from_start: bool, follow: bool, only: Route = EVERY_LINE
+    ) -> None:
         """Hand on log lines: those in the buffer if ``from_start``, and those to come if ``follow``."""
         logs = self.stores.logs
         look = LookAgain(self.clock)
@@ -67,7 +72,7 @@ class LogView:
                 page = await logs.read(cursor, _BATCHES_AT_ONCE)
                 for stored in page:
                     cursor = stored.batch_id
-                    for line in _lines(stored):
+                    for line in _lines(stored, only):
                         emit(line)
                 if not page:
                     if not follow:
@@ -75,6 +80,15 @@ class LogView:
                     await look.wait(2.0)
         finally:
             forget()
+
+    async def newest(self, count: int, only: Route = EVERY_LINE) -> list[LogLine]:
+        """The newest lines that are meant, the newest first; only the newest batches are looked at."""
+        found: list[LogLine] = []
+        for stored in await self.stores.logs.newest(_NEWEST_BATCHES):
+            found += reversed(_lines(stored, only))
+            if len(found) >= count:
+                break
+        return found[:count]
 
     async def dead_letters(self, emit: Callable[[DeadLine], None]) -> None:
         """Hand on the dead letters that are kept."""
@@ -111,7 +125,7 @@ class LogView:
         return {"deleted": deleted}
 
 
-def _lines(stored: StoredBatch) -> list[LogLine]:
+def _lines(stored: StoredBatch, only: Route) -> list[LogLine]:
     batch, origin = stored.batch, origin_of(stored)
     return [
         {
@@ -121,6 +135,7 @@ def _lines(stored: StoredBatch) -> list[LogLine]:
             "line": line,
         }
         for index, line in enumerate(decode_array(batch.data))
+        if only.means(batch, line)
     ]
 
 

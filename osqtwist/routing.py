@@ -109,12 +109,16 @@ class Route:
             events.append(LogEvent(found, batch.node_id, batch.node_name, batch.log_type, batch.received_at, document))
         return events, unusable
 
+    def means(self, batch: LogBatch, line: Any) -> bool:
+        """Whether a line of a batch, parsed, is one that :attr:`RouteSettings.when` means."""
+        fields = line if isinstance(line, dict) else {}
+        return self._when.matches(lambda key: _values_of_line(batch, fields, key))
+
     def _is_sampled(self, found: str) -> bool:
         return int(found[:8], 16) < self.settings.sample * 0x1_0000_0000
 
     def _is_meant(self, batch: LogBatch, line: bytes) -> bool:
-        fields = _object_decoder.decode(line)
-        return self._when.matches(lambda key: _values_of_line(batch, fields, key))
+        return self.means(batch, _object_decoder.decode(line))
 
     def _facts(self, batch: LogBatch) -> tuple[bytes, bytes]:
         """The facts as the end of a document, in two parts around the event id; the first is empty without one."""

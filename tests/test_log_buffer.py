@@ -83,6 +83,7 @@ async def test_batches_come_back_in_order_and_whole(buffers: Any) -> None:
     assert [each.batch for each in await buffers.logs.read("", 10)] == sent
     assert ids(await buffers.logs.read(found[0], 1)) == [found[1]]
     assert await buffers.logs.last_id() == found[-1]
+    assert [each.batch for each in await buffers.logs.newest(2)] == [sent[2], sent[1]]
     assert (await buffers.logs.size()).batches == 3
 
 

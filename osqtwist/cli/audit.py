@@ -20,10 +20,13 @@ def audit() -> None:
 
 @audit.command("list")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--text", default="", help="With this in who, what or the detail.")
+@click.option("--refused", is_flag=True, help="What was refused.")
 @click.pass_obj
-def audit_list(operator: Operator, limit: int) -> None:
+def audit_list(operator: Operator, limit: int, text: str, refused: bool) -> None:
     """List the newest entries, the newest first."""
-    rows = operator.call(lambda client: client.get(*_API, limit=limit))["entries"]
+    wanted = {"limit": limit, "text": text, "refused": int(refused)}
+    rows = operator.call(lambda client: client.get(*_API, **wanted))["entries"]
     if not operator.as_json:
         for each in rows:
             each["at"], each["detail"] = moment(each["at"]), plain(each["detail"])

@@ -23,8 +23,11 @@ def log() -> None:
 @log.command("tail")
 @click.option("--from-start", is_flag=True, help="Begin with what the buffer holds already.")
 @click.option("--no-follow", is_flag=True, help="End at the newest line; implies --from-start.")
+@click.option(
+    "--when", default="", metavar="EXPRESSION", help="These lines only, as in: log_type:status and node:web-*"
+)
 @click.pass_obj
-def log_tail(operator: Operator, from_start: bool, no_follow: bool) -> None:
+def log_tail(operator: Operator, from_start: bool, no_follow: bool, when: str) -> None:
     """Print log lines as they come, with the proven identity of their node."""
 
     def show(line: dict[str, Any]) -> None:
@@ -42,6 +45,7 @@ def log_tail(operator: Operator, from_start: bool, no_follow: bool) -> None:
             "logs",
             on_line=show,
             follow=int(not no_follow),
+            when=when,
             **{"from": "start" if from_start or no_follow else "now"},
         )
     )

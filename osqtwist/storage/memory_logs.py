@@ -129,6 +129,10 @@ class MemoryLogBuffer:
         """See :class:`osqtwist.loginterfaces.ILogBuffer`."""
         return _page(self.batches, after, count)
 
+    async def newest(self, count: int) -> list[StoredBatch]:
+        """See :class:`osqtwist.loginterfaces.ILogBuffer`."""
+        return [StoredBatch(str(number), self.batches[number]) for number in list(self.batches)[::-1][:count]]
+
     async def last_id(self) -> str:
         """See :class:`osqtwist.loginterfaces.ILogBuffer`."""
         return str(self._last) if self._last else ""

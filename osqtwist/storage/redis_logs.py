@@ -203,6 +203,10 @@ class RedisLogBuffer:
         """One command."""
         return await self._page(self._live, after, count)
 
+    async def newest(self, count: int) -> list[StoredBatch]:
+        """One command."""
+        return unpacked(await self._redis.execute("XREVRANGE", self._live, "+", "-", "COUNT", count, deadline=DEADLINE))
+
     async def last_id(self) -> str:
         """One command."""
         if not await self._redis.execute("EXISTS", self._live):

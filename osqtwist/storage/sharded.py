@@ -152,6 +152,12 @@ class ShardedLogBuffer:
         """A page of each, merged."""
         return await self._page(after, count, lambda shard, place: shard.stores.logs.read(place, count))
 
+    async def newest(self, count: int) -> list[StoredBatch]:
+        """Those of each, merged."""
+        pages = await _where_it_can(self.shards, lambda shard: shard.stores.logs.newest(count))
+        every = [stored for _, page in pages for stored in page]
+        return sorted(every, key=lambda stored: stored.batch.received_at, reverse=True)[:count]
+
     async def last_id(self) -> str:
         """The newest of each."""
         newest = await _where_it_can(self.shards, lambda shard: shard.stores.logs.last_id())

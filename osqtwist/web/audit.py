@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import attrs
+import msgspec
 
 from osqtwist.auditentry import AuditEntry
 from osqtwist.audittrail import AuditTrail, Verified
 from osqtwist.operator import Role
 from osqtwist.web.operations import NDJSON, Call, Operation, Page, page_of
+
+
+class EntriesWanted(Page, forbid_unknown_fields=True):
+    """Which entries: with this text in actor, action or detail; refused ones only."""
+
+    text: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    refused: bool = False
 
 
 class AuditPage(TypedDict):
@@ -29,15 +37,16 @@ class AuditOperations:
     def operations(self) -> Sequence[Operation]:
         """See :class:`osqtwist.web.operations.OperationGroup`."""
         return (
-            Operation("GET", "/api/v1/audit", self.newest, Role.OPERATOR, query=Page),
+            Operation("GET", "/api/v1/audit", self.newest, Role.OPERATOR, query=EntriesWanted),
             Operation("GET", "/api/v1/audit/all", self.all, Role.OPERATOR, media=NDJSON, lines=(AuditEntry,)),
             Operation("GET", "/api/v1/audit/verify", self.verify, Role.OPERATOR),
         )
 
     async def newest(self, call: Call) -> AuditPage:
-        """What operators did, newest first."""
-        page: Page = call.query
-        entries, next_offset = page_of(await self.trail.newest(page.offset + page.limit + 1), page)
+        """What operators did, newest first; `text=`: with this in it; `refused=1`: what was refused."""
+        wanted: EntriesWanted = call.query
+        found = await self.trail.newest(wanted.offset + wanted.limit + 1, wanted.text, wanted.refused)
+        entries, next_offset = page_of(found, wanted)
         return {"entries": entries, "next_offset": next_offset}
 
     async def all(self, call: Call) -> None:
