@@ -25,7 +25,7 @@ def audit() -> None:
 @click.pass_obj
 def audit_list(operator: Operator, limit: int, text: str, refused: bool) -> None:
     """List the newest entries, the newest first."""
-    wanted = {"limit": limit, "text": text, "refused": int(refused)}
+    wanted: dict[str, str | int] = {"limit": limit, "text": text, "refused": int(refused)}
     rows = operator.call(lambda client: client.get(*_API, **wanted))["entries"]
     if not operator.as_json:
         for each in rows:

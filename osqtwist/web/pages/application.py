@@ -138,6 +138,8 @@ class Pages:
                     raise
                 self.tell(request, found.detail, is_bad=True)
                 return self.lead(request, back)
+            if isinstance(done, Shown):
+                return self.render(request, done, visit)
             return self._done(request, visit, done)
         except CancelledError:
             raise

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from osqtwist.web.pages import nodes
+from osqtwist.web.pages import alerts, audit, carves, certificates, logs, nodes, secrets, sinks, tokens
 from osqtwist.web.pages.page import Action, Page
 
-CONTENTS: Sequence[Page | Action] = (*nodes.PAGES,)
+CONTENTS: Sequence[Page | Action] = (
+    *nodes.PAGES,
+    *logs.PAGES,
+    *sinks.PAGES,
+    *alerts.PAGES,
+    *secrets.PAGES,
+    *certificates.PAGES,
+    *tokens.PAGES,
+    *carves.PAGES,
+    *audit.PAGES,
+)

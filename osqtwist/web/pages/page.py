@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -11,6 +12,7 @@ import attrs
 from osqtwist.operator import Actor
 from osqtwist.session import change_token_of
 from osqtwist.web.admin import AdminAPI
+from osqtwist.wire import MalformedRequest
 
 
 @attrs.frozen
@@ -64,10 +66,34 @@ class Visit:
         """A field of the form, without blanks around it."""
         return (self.form.get(name) or [default])[0].strip()
 
+    def words(self, name: str) -> list[str]:
+        """A field of the form as words, between which there may be blanks, commas and line ends."""
+        return self.filled(name).replace(",", " ").split()
+
+    def seconds(self, name: str, unit: float = 86400.0) -> float:
+        """
+        A field of the form as seconds, of a number in another unit; 0 where there is none.
+
+        :raise MalformedRequest: it is no such number.
+        """
+        text = self.filled(name)
+        try:
+            found = float(text or 0) * unit
+        except ValueError:
+            found = math.nan
+        if not 0 <= found < math.inf:
+            raise MalformedRequest(f"{text[:40]!r} is not a number")
+        return found
+
     def url(self, path: str = "", **query: Any) -> str:
         """This page, or another, with these parameters; those that say nothing are left out."""
         words = urlencode({name: value for name, value in query.items() if value not in (None, "", False)})
         return (path or self.here.partition("?")[0]) + (f"?{words}" if words else "")
+
+    @property
+    def now(self) -> float:
+        """The time, by the server's clock."""
+        return self.api.trail.clock.seconds()
 
     @property
     def change_token(self) -> str:
@@ -115,10 +141,14 @@ class Page:
 
 @attrs.frozen
 class Action:
-    """What a form posts to."""
+    """
+    What a form posts to.
+
+    :ivar do: answers with what was done; with a page only if that shows what must not be kept anywhere, as a secret.
+    """
 
     path: str
-    do: Callable[[Visit], Awaitable[Done]]
+    do: Callable[[Visit], Awaitable[Done | Shown]]
 
 
 def _text(value: Any) -> str:
