@@ -341,6 +341,7 @@ class IStores(Interface):
     operators = Attribute("an osqtwist.operatorinterfaces.IOperatorStore")
     rollouts = Attribute("an osqtwist.rolloutinterfaces.IRolloutStore")
     saved_queries = Attribute("an osqtwist.savedqueryinterfaces.ISavedQueryStore")
+    history = Attribute("an osqtwist.historyinterfaces.IHistoryStore")
     signals = Attribute("an ISignals")
 
     async def ready() -> None:

@@ -41,7 +41,7 @@ from osqtwist.interfaces import IStores, StoreUnavailable
 from osqtwist.layers import BadConfiguration
 from osqtwist.metrics import Metrics
 from osqtwist.nodekey import NodeKeys
-from osqtwist.operating import OperatorsPort, admin_api, listen_on_socket
+from osqtwist.operating import OperatorsPort, admin_api, listen_on_socket, sampling
 from osqtwist.pki import DevelopmentPKI, UnusablePKI, development_pki
 from osqtwist.ports import BoundPort, UnusablePort, bind_all
 from osqtwist.reloading import HangUp, SecretsFile
@@ -196,6 +196,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
             ),
             *([AuditStream(reactor, node_side.stores)] if settings.sink else []),
             LogKeeping(reactor, node_side.stores, sinks, settings.log_retention_hours * 3600, node_side.parts.report),
+            sampling(reactor, node_side.stores, node_side.parts, sinks, summed),
             *node_side.parts.services,
             *_delivery_child(reactor, settings, redis_url, metrics),
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from osqtwist.assembly import Parts
 from osqtwist.audittrail import AuditTrail
 from osqtwist.census import Census
 from osqtwist.figures import SummedFigures
-from osqtwist.flags import Flagfiles
+from osqtwist.flags import Flagfiles, name_in_certificate
 from osqtwist.fleetexport import FleetExport
+from osqtwist.history import History, Sampling
 from osqtwist.interfaces import IStores
 from osqtwist.inventory import Inventory
 from osqtwist.layerview import LayerView
@@ -52,6 +54,7 @@ from osqtwist.web.denials import DenialOperations
 from osqtwist.web.eviction import end_revoked
 from osqtwist.web.export import ExportOperations
 from osqtwist.web.gate import OperatorGate
+from osqtwist.web.history import HistoryOperations
 from osqtwist.web.inventory import NodeOperations
 from osqtwist.web.layers import LayerOperations
 from osqtwist.web.livequeries import QueryOperations
@@ -110,7 +113,7 @@ def admin_api(
     :param pages_url: where the pages are, if a port serves them.
     """
     api, trail = parts.api, AuditTrail(reactor, stores)
-    inventory = Inventory(reactor, stores, api.directory, api.configuration, api.clones, figures, api.metrics)
+    inventory = _inventory(reactor, stores, parts, figures)
     results, census = LiveResults(reactor, stores), Census(inventory)
     operations: list[Operation] = []
     access = Access(reactor, stores, lambda: {each.group for each in operations})
@@ -140,11 +143,23 @@ def admin_api(
         AlertOperations(reactor, stores, {rule.name: rule for rule in alert_rules}),
         AuditOperations(trail),
         TokenOperations(access),
+        HistoryOperations(History(reactor, stores)),
         SigningOperations(sessions, pages_url),
     )
     made = AdminAPI(groups, OperatorGate(rules, access, sessions), trail, Repeats(stores))
     operations += made.operations()
     return made
+
+
+def _inventory(reactor: Any, stores: IStores, parts: Parts, figures: SummedFigures) -> Inventory:
+    api = parts.api
+    return Inventory(reactor, stores, api.directory, api.configuration, api.clones, figures, api.metrics)
+
+
+def sampling(reactor: Any, stores: IStores, parts: Parts, sinks: SinkView, figures: SummedFigures) -> Sampling:
+    """What keeps the history of the figures of every process of this host."""
+    process = f"{socket.gethostname()}/{uuid.uuid4().hex[:8]}"
+    return Sampling(reactor, stores, _inventory(reactor, stores, parts, figures), sinks, process)
 
 
 def operators_root(admin: AdminAPI, is_local: bool) -> OperatorsRoot:
@@ -237,7 +252,7 @@ class OperatorsPort:
         """Where a browser finds the pages: under a name that the certificate is for."""
         if self.tls is None:
             return f"http://localhost:{self.bound.number}"
-        return f"https://{self.tls.loaded.name or socket.getfqdn()}:{self.bound.number}"
+        return f"https://{name_in_certificate(self.tls.files.cert) or 'localhost'}:{self.bound.number}"
 
     async def listen(self, reactor: Any, admin: AdminAPI, deadlines: Deadlines) -> IListeningPort:
         """Serve operators, under the same deadlines as nodes; their connections are not among the figures of nodes."""

@@ -24,7 +24,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from osqtwist.identity import CertificateIdentity, IdentityCache, values_of
+from osqtwist.identity import CertificateIdentity, IdentityCache
 from osqtwist.revocationlists import RevocationLists, read_lists
 from osqtwist.tlsfiles import (
     UNREADABLE,
@@ -68,14 +68,12 @@ class LoadedTLS:
     :ivar not_after: Unix time at which the server's certificate ends.
     :ivar lists: the revocation lists in force.
     :ivar warnings: what an operator should know, beside what the lists say of their times.
-    :ivar name: the first name that the certificate is for; empty if it is for addresses or wildcards only.
     """
 
     context: SSL.Context
     not_after: float
     lists: RevocationLists
     warnings: tuple[str, ...]
-    name: str = ""
 
 
 def load(files: TLSFiles, now: float, before: RevocationLists | None = None) -> LoadedTLS:
@@ -138,15 +136,7 @@ def _load(files: TLSFiles, now: float, before: RevocationLists | None) -> Loaded
             tolerated, more = lists.tolerances(files, trusted)
             warnings += more
         context.set_verify(_VERIFY[files.client_auth], _tolerating(tolerated) if tolerated else None)
-    return LoadedTLS(context, not_after, lists, tuple(warnings), _name_of(leaf))
-
-
-def _name_of(certificate: x509.Certificate) -> str:
-    try:
-        names = values_of(certificate, "san.dns")
-    except ValueError:
-        return ""
-    return next((each for each in names if "*" not in each), "")
+    return LoadedTLS(context, not_after, lists, tuple(warnings))
 
 
 def _trust(store: crypto.X509Store, authorities: Sequence[x509.Certificate], said: str) -> None:

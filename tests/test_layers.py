@@ -57,6 +57,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "rollout",
             "rolloutplan",
             "routing",
+            "sample",
             "savedquery",
             "session",
             "sqlcheck",
@@ -74,6 +75,7 @@ LAYERS: list[tuple[str, set[str]]] = [
         {
             "enrollinterfaces",
             "figures",
+            "historyinterfaces",
             "denialinterfaces",
             "identityinterfaces",
             "interfaces",
@@ -118,6 +120,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "fleetevents",
             "fleetexport",
             "garbage",
+            "history",
             "housekeeping",
             "inventory",
             "layerview",

@@ -26,6 +26,7 @@ from osqtwist.storage.memory_alerts import MemoryAlertStore
 from osqtwist.storage.memory_clones import MemoryCloneStore
 from osqtwist.storage.memory_denials import MemoryDenialStore
 from osqtwist.storage.memory_enrollment import MemoryPendingStore, MemorySecretStore
+from osqtwist.storage.memory_history import MemoryHistoryStore
 from osqtwist.storage.memory_loads import MemoryLoadStore
 from osqtwist.storage.memory_logs import MemoryLogBuffer, MemorySinkQueues
 from osqtwist.storage.memory_nodes import MemoryNodeStore
@@ -165,6 +166,7 @@ class MemoryStores:
         self.operators = MemoryOperatorStore(clock)
         self.loads = MemoryLoadStore()
         self.alerts = MemoryAlertStore(clock)
+        self.history = MemoryHistoryStore()
 
     @property
     def log_servers(self) -> list[LogServer]:

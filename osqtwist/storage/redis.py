@@ -20,6 +20,7 @@ from osqtwist.storage.redis_connection import Login, NextEndpoint, RedisConnecti
 from osqtwist.storage.redis_denials import RedisDenialStore
 from osqtwist.storage.redis_durability import Durability, waiting_command
 from osqtwist.storage.redis_enrollment import RedisPendingStore, RedisSecretStore
+from osqtwist.storage.redis_history import RedisHistoryStore
 from osqtwist.storage.redis_loads import RedisLoadStore
 from osqtwist.storage.redis_logs import RedisLogBuffer
 from osqtwist.storage.redis_nodes import RedisNodeStore
@@ -94,6 +95,7 @@ class RedisStores:
         self.saved_queries = RedisSavedQueryStore(self._redis, f"{prefix}savedqueries")
         self.operators = RedisOperatorStore(self._redis, prefix)
         self.alerts = RedisAlertStore(self._redis, prefix)
+        self.history = RedisHistoryStore(self._redis, prefix)
         self.loads = RedisLoadStore(self._redis, f"{prefix}loads")
         self._name = place.name
         self._is_open = False

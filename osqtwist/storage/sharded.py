@@ -331,6 +331,7 @@ class ShardedStores:
         self.rollouts, self.saved_queries = main.rollouts, main.saved_queries
         self.audit, self.operators, self.loads = main.audit, main.operators, main.loads
         self.clones, self.alerts, self.denials = main.clones, main.alerts, main.denials
+        self.history = main.history
 
     async def ready(self) -> None:
         """Fire when the main server answers; one of the others that does not is the trouble of its nodes alone."""

@@ -54,7 +54,6 @@ class Pages:
         """The Klein application."""
         app = Klein()
         app.route("/static/<version>/<name>", methods=["GET"])(self._static)
-        app.route("/", methods=["GET"])(self._first)
         for part in CONTENTS:
             method = "GET" if isinstance(part, Page) else "POST"
             app.route(rule_of(part.path), methods=[method])(self._endpoint(part))
@@ -176,9 +175,6 @@ class Pages:
             return None
         set_cookie(request, "said", "", 0)
         return text[0] == "!", text[1:]
-
-    def _first(self, request: Request) -> bytes:
-        return self.lead(request, next(each.path for each in CONTENTS if isinstance(each, Page) and each.nav))
 
     def _static(self, request: Request, version: str, name: str) -> bytes:
         asset = self.assets.files.get(name)

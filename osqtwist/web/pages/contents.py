@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from osqtwist.web.pages import alerts, audit, carves, certificates, logs, nodes, secrets, sinks, tokens
+from osqtwist.web.pages import alerts, audit, carves, certificates, fleet, logs, nodes, secrets, sinks, tokens
 from osqtwist.web.pages.page import Action, Page
 
 CONTENTS: Sequence[Page | Action] = (
+    *fleet.PAGES,
     *nodes.PAGES,
     *logs.PAGES,
     *sinks.PAGES,
