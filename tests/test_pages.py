@@ -54,7 +54,8 @@ def test_a_browser_is_signed_in_and_out(visitor: Visitor, fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "name", "role"), [("/nodes", "nodes", "admin"), ("/nowhere", "no-such-page", "viewer")]
+    ("path", "name", "role"),
+    [("/", "fleet", "admin"), ("/nodes", "nodes", "admin"), ("/nowhere", "no-such-page", "viewer")],
 )
 def test_a_page_is_for_everybody(path: str, name: str, role: str, visitor: Visitor) -> None:
     """Nothing grave by axe-core, light and dark; nothing wider than a phone."""
@@ -64,3 +65,19 @@ def test_a_page_is_for_everybody(path: str, name: str, role: str, visitor: Visit
 def test_the_sign_in_page_is_for_everybody(visitor: Visitor) -> None:
     """The one for whoever is not known."""
     look_over(visitor, "/sign-in", "sign-in", None)
+
+
+def test_the_fleet_is_seen_at_a_glance(page: Page, fleet: Fleet) -> None:
+    """Figures and curves; each curve has words, and the page keeps up by itself."""
+    page.goto("/")
+    expect(page.locator(".tiles")).to_contain_text("of 12 nodes online")
+    expect(page.get_by_role("img", name=re.compile("^Nodes. online: 12 now"))).to_be_visible(timeout=40_000)
+    first = page.locator("#live")
+    first.evaluate("part => part.dataset.old = 1")
+    expect(page.locator("#live[data-old]")).to_have_count(0, timeout=25_000)
+    box = page.get_by_role("img", name=re.compile("^Nodes")).bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] - 1, box["y"] + 20)
+    expect(page.locator(".readout").first).to_contain_text("online 12")
+    page.get_by_role("link", name="Last day").click()
+    expect(page.get_by_role("link", name="Last day")).to_have_attribute("aria-current", "true")
