@@ -31,12 +31,14 @@ class Caller:
     :ivar name: the identity of its certificate; empty when only the key is known.
     :ivar certificate: what the certificate of this connection says, if one was shown.
     :ivar issued_at: when its key was issued; 0 without one.
+    :ivar signing_key: the id of what signed its key.
     """
 
     node_id: str
     name: str
     certificate: CertificateIdentity | None
     issued_at: float = 0.0
+    signing_key: str = ""
 
 
 @attrs.frozen
@@ -90,4 +92,4 @@ class Authentication:
         if self.require_certificate and not claims.is_bound:
             raise NodeInvalid("this node key is not bound to a certificate")
         name = certificate.value if certificate and claims.is_bound else ""
-        return Caller(node_id, name, certificate, claims.issued_at)
+        return Caller(node_id, name, certificate, claims.issued_at, claims.key_id)

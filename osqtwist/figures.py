@@ -70,6 +70,15 @@ class SummedFigures:
         """The sum of all samples of that name."""
         return sum(sample.value for metric in self.collect() for sample in metric.samples if sample.name == name)
 
+    def values(self, name: str, label: str) -> dict[str, float]:
+        """The samples of that name, by the value of a label."""
+        found: dict[str, float] = {}
+        for metric in self.collect():
+            for sample in metric.samples:
+                if sample.name == name:
+                    found[sample.labels[label]] = found.get(sample.labels[label], 0.0) + sample.value
+        return found
+
     def value_of(self, process: object, name: str) -> float:
         """The same of one process, as far as it has sent any."""
         families = self._latest.get(process, [])

@@ -49,10 +49,11 @@ from osqtwist.rolloutfollowing import RolloutFollower
 from osqtwist.rolloutkeeping import RolloutKeeping
 from osqtwist.server import Server, StartFailed
 from osqtwist.settings import BadSetting, Settings
+from osqtwist.signingkeys import SigningKeyBook, SigningKeysFile
 from osqtwist.sinkinterfaces import BadSinkSetting
 from osqtwist.sinksettings import read_sinks
 from osqtwist.sinkview import SinkView
-from osqtwist.statefolder import CARVES, STORE, Owner, StateFolder, UnusableState
+from osqtwist.statefolder import CARVES, SIGNING_KEYS, STORE, Owner, StateFolder, UnusableState
 from osqtwist.storage.embedded import EmbeddedStoreFailed, EmbeddedValkey, find_binary
 from osqtwist.storage.redis_durability import NotDurable
 from osqtwist.storage.redis_url import BadRedisURL, RedisPlace, check_redis, parse_redis_url
@@ -179,6 +180,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
         read_rules(settings.alert),
         lambda: node_side.tls.loaded.lists.rows(time.time()),
         lambda: operators.url if operators else "",
+        SigningKeyBook(node_side.signing_keys, summed),
     )
     admin = traces.admin(admin)
     return Server(
@@ -234,6 +236,7 @@ class NodeSide:
     tls: ReloadingServerTLS
     configuration: ConfigFolder
     follower: RolloutFollower
+    signing_keys: SigningKeysFile
     watches: list[IService]
     reloads: list[Callable[[], object]]
 
@@ -266,6 +269,8 @@ class NodeSide:
             lambda ok: metrics.config_reloads.labels(result=_word(ok)).inc(),
         )
         stores = traces.stores(server_stores(reactor, settings, place, metrics.store))
+        node_keys = NodeKeys(state.signing_keys())
+        keys_file = SigningKeysFile(reactor, state.path / SIGNING_KEYS, state, node_keys)
         parts = assemble(
             reactor,
             settings,
@@ -273,20 +278,20 @@ class NodeSide:
             folder.configuration,
             PeerIdentities(IdentityCache(read_identity_rules(settings.identity), settings.certificate_tags)),
             secrets,
-            NodeKeys(state.signing_keys()),
+            node_keys,
             state.path / CARVES,
             metrics,
             process=f"{socket.gethostname()}/{os.getpid()}" if serves_nodes else "",
             traces=traces,
         )
         follower = RolloutFollower(reactor, stores, folder, parts.api.canaries, metrics)
-        watches: list[IService] = [folder, follower, CredentialWatch(reactor, tls)]
-        reloads: list[Callable[[], object]] = [lambda: tls.reload("SIGHUP"), folder.reload]
+        watches: list[IService] = [folder, follower, keys_file, CredentialWatch(reactor, tls)]
+        reloads: list[Callable[[], object]] = [lambda: tls.reload("SIGHUP"), folder.reload, keys_file.reload]
         if secret_path:
             secrets_file = SecretsFile(reactor, secret_path, secrets)
             watches.append(secrets_file)
             reloads.append(secrets_file.reload)
-        return cls(stores, parts, tls, folder, follower, watches, reloads)
+        return cls(stores, parts, tls, folder, follower, keys_file, watches, reloads)
 
     def front(self, reactor: Any, settings: Settings, ports: list[BoundPort]) -> NodePorts:
         """Serve nodes on these ports, in this process."""

@@ -44,6 +44,12 @@ class Metrics:
             "Connections closed before the handshake, because their address has as many as it may.",
             registry=registry,
         )
+        self.signing_key_requests = Counter(
+            "osqtwist_signing_key_requests",
+            "Requests with a node key, by the id of the signing key that it was made with.",
+            ["key"],
+            registry=registry,
+        )
         self.reads_crowded = Counter(
             "osqtwist_reads_crowded_out",
             "Held reads answered early, because their node or address had as many as it may.",

@@ -45,11 +45,16 @@ class SigningKey:
 
 @attrs.frozen
 class NodeKeyClaims:
-    """What a good key says: for which node, since when, and whether it is bound to the certificate shown."""
+    """
+    What a good key says: for which node, since when, and whether it is bound to the certificate shown.
+
+    :ivar key_id: the signing key that it was made with.
+    """
 
     node_id: str
     issued_at: float
     is_bound: bool
+    key_id: str = ""
 
 
 @attrs.define
@@ -58,13 +63,20 @@ class NodeKeys:
     Issues and checks node keys.
 
     :ivar signing_keys: the first one signs; all of them verify, so keys rotate with an overlap.
+    :ivar still_signs: signs in its place, as long as others may not know the first one yet.
     """
 
     signing_keys: tuple[SigningKey, ...]
+    still_signs: SigningKey | None = None
+
+    @property
+    def signing(self) -> SigningKey:
+        """The key that signs now."""
+        return self.still_signs or self.signing_keys[0]
 
     def issue(self, node_id: str, issued_at: float, identity: str = "") -> str:
         """A key for a node, bound to ``identity`` (of its certificate) unless that is empty."""
-        signing_key = self.signing_keys[0]
+        signing_key = self.signing
         kind = "c" if identity else "s"
         head = f"{_VERSION}.{signing_key.key_id}.{node_id}.{int(issued_at):x}.{kind}"
         return f"{head}.{_mac(signing_key.secret, head, identity)}"
@@ -93,7 +105,7 @@ class NodeKeys:
             if kind == "c":
                 raise WrongCertificate("this node key is bound to another certificate")
             raise InvalidNodeKey("the signature of this node key is wrong")
-        return NodeKeyClaims(node_id=node_id, issued_at=float(int(issued, 16)), is_bound=kind == "c")
+        return NodeKeyClaims(node_id=node_id, issued_at=float(int(issued, 16)), is_bound=kind == "c", key_id=key_id)
 
 
 def new_signing_key() -> SigningKey:

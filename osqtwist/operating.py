@@ -40,6 +40,7 @@ from osqtwist.secretbook import SecretBook
 from osqtwist.server import StartFailed
 from osqtwist.sessions import Sessions
 from osqtwist.settings import Settings
+from osqtwist.signingkeys import SigningKeyBook
 from osqtwist.silence import Silence
 from osqtwist.sinkview import SinkView
 from osqtwist.tls import ReloadingServerTLS
@@ -72,6 +73,7 @@ from osqtwist.web.savedqueries import SavedQueryOperations
 from osqtwist.web.secrets import SecretOperations
 from osqtwist.web.service import ServiceOperations
 from osqtwist.web.signing import SigningOperations
+from osqtwist.web.signingkeys import SigningKeyOperations
 from osqtwist.web.sinks import SinkOperations
 from osqtwist.web.site import Deadlines, NodeSite, QuietSite
 from osqtwist.web.sqlwords import SQLWordOperations
@@ -100,6 +102,7 @@ def admin_api(
     alert_rules: Sequence[AlertRule] = (),
     lists: Callable[[], list[RevocationListRow]] = list,
     pages_url: Callable[[], str] = str,
+    signing_keys: SigningKeyBook | None = None,
 ) -> AdminAPI:
     """
     The operators' API on top of what serves nodes.
@@ -111,6 +114,7 @@ def admin_api(
     :param live_rules: for distributed queries.
     :param lists: the revocation lists of nodes' certificates.
     :param pages_url: where the pages are, if a port serves them.
+    :param signing_keys: of node keys; a server without a file of them cannot change them.
     """
     api, trail = parts.api, AuditTrail(reactor, stores)
     inventory = _inventory(reactor, stores, parts, figures)
@@ -141,6 +145,7 @@ def admin_api(
         WorkerOperations(crew),
         CarveOperations(api.carves),
         AlertOperations(reactor, stores, {rule.name: rule for rule in alert_rules}),
+        SigningKeyOperations(signing_keys),
         AuditOperations(trail),
         TokenOperations(access),
         HistoryOperations(History(reactor, stores)),

@@ -48,17 +48,17 @@ class HangUp(Service):
 
 
 @attrs.define(eq=False)
-class SecretsFile(Service):
-    """
-    Keeps enroll secrets as their file says.  A file that cannot be understood changes nothing but the log.
-    """
+class WatchedFile(Service):
+    """Reads a file again when it changes; what reading means, whoever is derived from this says."""
 
     clock: IReactorTime
     path: Path
-    secrets: EnrollSecrets
     _seen: tuple[int, int, int] | None = attrs.field(default=None, init=False)
     _loop: LoopingCall | None = attrs.field(default=None, init=False)
-    _log = Logger()
+
+    def reload(self) -> None:
+        """Read the file again."""
+        raise NotImplementedError
 
     def startService(self) -> None:
         """Begin to watch the file."""
@@ -81,6 +81,23 @@ class SecretsFile(Service):
             self._seen = signature
             self.reload()
 
+    def _signature(self) -> tuple[int, int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+@attrs.define(eq=False)
+class SecretsFile(WatchedFile):
+    """
+    Keeps enroll secrets as their file says.  A file that cannot be understood changes nothing but the log.
+    """
+
+    secrets: EnrollSecrets
+    _log = Logger()
+
     def reload(self) -> None:
         """Read the file again."""
         try:
@@ -89,10 +106,3 @@ class SecretsFile(Service):
             self._log.error("enroll secrets stay as they were: {path}: {problem}", path=str(self.path), problem=problem)
         else:
             self._log.info("{count} enroll secrets in force", count=len(self.secrets.of_file))
-
-    def _signature(self) -> tuple[int, int, int] | None:
-        try:
-            found = self.path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino

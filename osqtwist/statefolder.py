@@ -104,6 +104,18 @@ class StateFolder:
         except ValueError as problem:
             raise UnusableState(f"{path}: {problem}") from None
 
+    def write_signing_keys(self, keys: tuple[SigningKey, ...]) -> None:
+        """
+        Put others in their place, all or none.
+
+        :raise UnusableState: they cannot be written; those of before stay.
+        """
+        path = self.path / SIGNING_KEYS
+        try:
+            self._write_secret(path, render_signing_keys(keys))
+        except OSError as problem:
+            raise UnusableState(f"{path}: {problem.strerror}") from None
+
     def enroll_secret(self, make: bool) -> Path | None:
         """
         The file of this folder's own enroll secret, if there is one or one is to be made.

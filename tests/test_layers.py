@@ -164,6 +164,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "reloading",
             "revocationlists",
             "settings",
+            "signingkeys",
             "sinksettings",
             "statefolder",
             "supervision",

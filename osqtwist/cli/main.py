@@ -27,6 +27,7 @@ _COMMANDS = {
     "audit": "osqtwist.cli.audit:audit",
     "worker": "osqtwist.cli.workers:worker",
     "secret": "osqtwist.cli.secrets:secret",
+    "signing-key": "osqtwist.cli.signingkeys:signing_key",
     "token": "osqtwist.cli.tokens:token",
     "whoami": "osqtwist.cli.tokens:whoami",
     "sign-in": "osqtwist.cli.signin:sign_in",

@@ -241,6 +241,8 @@ class NodeAPI:
         visit.node_id, visit.node_name = caller.node_id, self.directory.name_of(caller)
         self.directory.saw(caller.node_id, visit.address, visit.header(b"User-Agent"))
         self.watch.used(caller)
+        if caller.signing_key:
+            self.metrics.signing_key_requests.labels(key=caller.signing_key).inc()
         if not visit.is_gone:
             visit.request.channel.caller = caller  # type: ignore[attr-defined]
         return caller

@@ -17,6 +17,7 @@ from osqtwist.query import NotWaiting, OwnQuery
 from osqtwist.rollout import BadRollout
 from osqtwist.savedqueries import NotSaved
 from osqtwist.secretbook import BadSecret
+from osqtwist.signingkeys import BadKeyChange
 from osqtwist.targeting import BadTarget
 from osqtwist.web.repeats import KeyReused, StillUnderWay
 from osqtwist.web.workers import NotReplaced
@@ -58,6 +59,7 @@ _CODES: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (NotWaiting, HTTPStatus.CONFLICT),
     (NotReplaced, HTTPStatus.CONFLICT),
     (BadChange, HTTPStatus.CONFLICT),
+    (BadKeyChange, HTTPStatus.CONFLICT),
     (BadRollout, HTTPStatus.CONFLICT),
     (NotSaved, HTTPStatus.CONFLICT),
     (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
