@@ -43,4 +43,4 @@ class TagFindings:
             await self.nodes.tag_found(facts.node_id, added, removed)
             await self.signals.publish("nodes", facts.node_id)
         except (StoreUnavailable, StoreFull) as problem:
-            self._log.warn("tags of {node} stay as they were: {problem}", node=facts.name, problem=problem)
+            self._log.warn("tags of {node!r} stay as they were: {problem}", node=facts.name, problem=problem)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from osqtwist.cli.console import REFUSED, Operator, moment, plain
+from osqtwist.cli.console import REFUSED, Operator, moment
 
 _API = ("api", "v1", "audit")
 
@@ -29,7 +29,7 @@ def audit_list(operator: Operator, limit: int, text: str, refused: bool) -> None
     rows = operator.call(lambda client: client.get(*_API, **wanted))["entries"]
     if not operator.as_json:
         for each in rows:
-            each["at"], each["detail"] = moment(each["at"]), plain(each["detail"])
+            each["at"] = moment(each["at"])
     columns = {
         "number": "ENTRY",
         "at": "TIME",

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from osqtwist.cli.console import REFUSED, Operator, plain
+from osqtwist.cli.console import REFUSED, Operator, visible
 
 _API = ("api", "v1")
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -35,7 +35,7 @@ def config_check(operator: Operator, folder: Path) -> None:
         operator.json([{"severity": each.severity, "text": str(each)} for each in problems])
     else:
         for each in problems:
-            click.echo(f"{each.severity}: {each}")
+            click.echo(visible(f"{each.severity}: {each}"))
     if any(each.severity == "error" for each in problems):
         sys.exit(REFUSED)
     if not operator.as_json:
@@ -101,9 +101,9 @@ def config_diff(operator: Operator, before: Path, after: Path, node: str) -> Non
     for change in () if operator.as_json else changes:
         if change.layer != heading:
             heading = change.layer
-            click.echo(_visible(heading))
+            click.echo(visible(heading))
         for line in words(change):
-            click.echo(_visible(f"  {line}" if change.layer else line))
+            click.echo(visible(f"  {line}" if change.layer else line))
     if changes:
         sys.exit(_DIFFERENT)
 
@@ -175,8 +175,4 @@ def _show_sources(operator: Operator, why: dict[str, Any]) -> None:
 
 
 def _tell(text: str, is_all: bool) -> None:
-    click.echo(_visible(text if is_all else f"# {text}"), err=not is_all)
-
-
-def _visible(text: str) -> str:
-    return plain(text).replace("\\[", "[")
+    click.echo(visible(text if is_all else f"# {text}"), err=not is_all)

@@ -12,6 +12,7 @@ import attrs
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
@@ -73,7 +74,7 @@ class Operator:
         for heading in columns.values():
             table.add_column(heading, overflow="fold")
         for item in items:
-            table.add_row(*(plain(item.get(field)) for field in columns))
+            table.add_row(*(shown(item.get(field)) for field in columns))
         self.console.print(table)
 
     def fields(self, item: dict[str, Any]) -> None:
@@ -83,7 +84,7 @@ class Operator:
             return
         table = Table(box=None, pad_edge=False, show_header=False)
         for field, value in item.items():
-            table.add_row(field, plain(value))
+            table.add_row(Text(field), shown(value))
         self.console.print(table)
 
     def json(self, item: Any) -> None:
@@ -93,10 +94,10 @@ class Operator:
     def _give_up(self, failure: Failure) -> NoReturn:
         problem = failure.value
         if isinstance(problem, AdminUnreachable):
-            click.echo(f"osqtwist: {problem}", err=True)
+            click.echo(visible(f"osqtwist: {problem}"), err=True)
             sys.exit(UNREACHABLE)
         if isinstance(problem, AdminRefused):
-            click.echo(f"osqtwist: {problem}", err=True)
+            click.echo(visible(f"osqtwist: {problem}"), err=True)
             sys.exit(REFUSED)
         if failure.check(CancelledError):
             sys.exit(130)
@@ -105,19 +106,32 @@ class Operator:
 
 
 def plain(value: Any) -> str:
-    """A value as a person reads it in a table, with control characters made visible."""
+    """A value as a person reads it, with control characters made visible."""
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
         return " ".join(plain(each) for each in value) or "-"
-    if isinstance(value, dict):
-        return json.dumps(value)
-    text = str(value)
-    # Names and rows come from nodes: nothing in them may reach the terminal as a command to it, or rich as markup.
-    visible = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
-    return visible.replace("[", "\\[")
+    return visible(json.dumps(value) if isinstance(value, dict) else str(value))
+
+
+def visible(text: str) -> str:
+    """
+    A text in which nothing can be a command to the terminal, or turn its direction.
+
+    Names and rows come from nodes, and what the server says may repeat them.
+    """
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+
+
+def _escaped(letter: str) -> str:
+    return f"\\x{ord(letter):02x}" if ord(letter) < 256 else f"\\u{ord(letter):04x}"
+
+
+def shown(value: Any) -> Text:
+    """The same for a cell of a table: nothing in it is markup."""
+    return Text(plain(value))
 
 
 def moment(value: float | None) -> str:

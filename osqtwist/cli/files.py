@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from osqtwist.cli.console import REFUSED, Operator, moment, plain
+from osqtwist.cli.console import REFUSED, Operator, moment, plain, visible
 
 _API = ("api", "v1")
 
@@ -35,7 +35,7 @@ def log_tail(operator: Operator, from_start: bool, no_follow: bool, when: str) -
             click.echo(json.dumps(line))
             return
         who = f"{plain(line['name'])} ({'certificate' if line['identity'] else 'key'})"
-        click.echo(f"{who} {line['log_type']} {json.dumps(line['line'], ensure_ascii=False)}")
+        click.echo(visible(f"{who} {line['log_type']} {json.dumps(line['line'], ensure_ascii=False)}"))
         sys.stdout.flush()
 
     operator.call(

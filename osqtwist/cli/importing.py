@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from osqtwist.cli.console import REFUSED, Operator, plain
+from osqtwist.cli.console import REFUSED, Operator, visible
 from osqtwist.configfolder import check_folder
 from osqtwist.importing import draft_of
 from osqtwist.importing.sources import ENDINGS, MAX_BYTES, MAX_FILE_BYTES, MAX_FILES, SourceFile, Sources
@@ -118,7 +118,7 @@ def _write(path: Path, text: str, is_forced: bool) -> None:
 
 def _tell(problems: Sequence[Problem]) -> None:
     for problem in problems:
-        click.echo(plain(f"{problem.severity}: {problem}").replace("\\[", "["), err=True)
+        click.echo(visible(f"{problem.severity}: {problem}"), err=True)
 
 
 def _refuse(text: str) -> NoReturn:

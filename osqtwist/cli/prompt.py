@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from osqtwist.adminclient import AdminClient, AdminRefused, AdminUnreachable, Door
-from osqtwist.cli.console import Operator
+from osqtwist.cli.console import Operator, visible
 from osqtwist.cli.promptrows import PromptRows
 from osqtwist.cli.promptwords import COMMANDS, MODES, is_whole
 from osqtwist.osqueryschema import schema, suggestion, table_names
@@ -122,7 +122,7 @@ class Prompt:
             except KeyboardInterrupt:
                 click.echo("cancelled", err=True)
             except (AdminRefused, AdminUnreachable) as problem:
-                click.echo(f"osqtwist: {problem}", err=True)
+                click.echo(visible(f"osqtwist: {problem}"), err=True)
                 is_good = False
         return is_good
 
@@ -151,7 +151,7 @@ class Prompt:
             return False
         problem = work(words)
         if problem:
-            click.echo(problem, err=True)
+            click.echo(visible(str(problem)), err=True)
         return not problem
 
     def _help(self, words: str) -> str:

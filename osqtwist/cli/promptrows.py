@@ -10,8 +10,9 @@ import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from osqtwist.cli.console import plain
+from osqtwist.cli.console import shown, visible
 from osqtwist.cli.results import answered_of, cell
 from osqtwist.query import QueryResult
 from osqtwist.resultexport import columns_of, csv_head, csv_lines
@@ -63,16 +64,20 @@ class PromptRows:
         for row in rows if self.mode in ("json", "line") else ():
             self._print(line["name"], row)
         if self.mode in ("table", "csv") and self.rows < MOST_ROWS:
-            kept = msgspec.json.encode(rows[: MOST_ROWS - self.rows])
+            seen = [_visible_row(row) for row in rows[: MOST_ROWS - self.rows]]
             result = QueryResult(
-                query_id="", node_id=line["node"], node_name=line["name"], received_at=0.0, rows=msgspec.Raw(kept)
+                query_id="",
+                node_id=line["node"],
+                node_name=visible(line["name"]),
+                received_at=0.0,
+                rows=msgspec.Raw(msgspec.json.encode(seen)),
             )
             self._kept.append(result)
         self.rows += len(rows)
 
     def _print(self, name: str, row: dict[str, Any]) -> None:
         if self.mode == "json":
-            click.echo(msgspec.json.encode({"node": name} | row).decode())
+            click.echo(visible(msgspec.json.encode({"node": name} | row).decode()))
             return
         width = max(len(column) for column in ("node", *row))
         for column, value in (("node", name), *row.items()):
@@ -98,12 +103,16 @@ class PromptRows:
     def _table(self, columns: Sequence[str]) -> None:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in ("node", *columns):
-            table.add_column(plain(heading), overflow="fold")
+            table.add_column(shown(heading), overflow="fold")
         for result in self._kept:
             for row in msgspec.json.decode(result.rows):
-                table.add_row(plain(result.node_name), *(_blank(row.get(column)) for column in columns))
+                table.add_row(shown(result.node_name), *(_blank(row.get(column)) for column in columns))
         self.console.print(table)
 
 
-def _blank(value: Any) -> str:
-    return "" if value in (None, "") else plain(value)
+def _visible_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {visible(column): visible(value) if isinstance(value, str) else value for column, value in row.items()}
+
+
+def _blank(value: Any) -> Text:
+    return Text("") if value in (None, "") else shown(value)

@@ -91,7 +91,7 @@ def answered_of(answered: int, expected: int | None, failed: int, end: dict[str,
 
 def cell(value: Any) -> str:
     """A value of a row, fit for a terminal."""
-    return plain(value).replace("\\[", "[") if value != "" else ""
+    return plain(value) if value != "" else ""
 
 
 def cost_lines(cost: dict[str, Any]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from osqtwist.cli.console import REFUSED, Operator, moment, plain
+from osqtwist.cli.console import REFUSED, Operator, moment, visible
 
 _API = ("api", "v1", "rollouts")
 _DIFFERENT = 1
@@ -86,9 +86,9 @@ def rollout_diff(operator: Operator, before: str, after: str) -> None:
         said = (row["layer"], row["what"], row["name"], row.get("before", NOTHING), row.get("after", NOTHING))
         if row["layer"] != heading:
             heading = row["layer"]
-            click.echo(_visible(heading))
+            click.echo(visible(heading))
         for line in words(Change(*said)):
-            click.echo(_visible(f"  {line}"))
+            click.echo(visible(f"  {line}"))
     if rows:
         sys.exit(_DIFFERENT)
 
@@ -168,7 +168,3 @@ def _write(texts: dict[str, str], into: Path) -> None:
             sys.exit(REFUSED)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, "utf-8")
-
-
-def _visible(text: str) -> str:
-    return plain(text).replace("\\[", "[")
