@@ -18,6 +18,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "osqtwist",
             "auditentry",
             "canaryhealth",
+            "capacity",
             "carve",
             "clone",
             "cloneevidence",

@@ -35,6 +35,7 @@ _COMMANDS = {
     "rollout": "osqtwist.cli.rollout:rollout",
     "export": "osqtwist.cli.export:export",
     "pki": "osqtwist.cli.pki:pki",
+    "capacity": "osqtwist.cli.capacity:capacity",
     "flags": "osqtwist.cli.programs:flags",
     "simulate": "osqtwist.simulator.command:simulate",
     "reference": "osqtwist.reference:reference",
