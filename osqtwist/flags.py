@@ -158,7 +158,8 @@ def _notes(platform: NodePlatform, files: NodeFiles, served: str, is_given: bool
     lines = [
         f"osqueryd's flagfile for {platform.packages} of osquery 5. Save it as",
         f"  {platform.flagfile}",
-        f"where {platform.reader} finds it. These have to be there too:",
+        f"where {platform.reader} finds it.",
+        "These have to be there too:",
         *(f"  {path}  {what}" for path, what in needed.items()),
     ]
     secret = [path for path in (files.client_key, files.enroll_secret) if path]
@@ -168,6 +169,8 @@ def _notes(platform: NodePlatform, files: NodeFiles, served: str, is_given: bool
     lines.append(f"Then:            {platform.start}")
     lines.append(f"After a change:  {platform.restart}")
     lines.append(f"If it fails:     {platform.complaints}")
-    if not is_given:
-        lines.append(f"Nodes connect to {served}: that name is in the server's certificate, or give --hostname.")
+    if not is_given and served.startswith("localhost:"):
+        lines.append("Nodes elsewhere cannot connect to localhost: give --hostname.")
+    elif not is_given:
+        lines.append(f"Nodes connect to {served}, as the server's certificate says; for another name give --hostname.")
     return "".join(f"# {line}\n" for line in lines)

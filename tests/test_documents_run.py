@@ -112,6 +112,10 @@ class Scene:
         assert fits(step.shown, self.output()), said
         if goes_on:
             assert process.poll() is None, said
+            if "simulate" not in command:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(20)
+                assert "Traceback" not in self.output(), said
         else:
             wanted = next((codes for words, codes in STATUS.items() if command.startswith(words)), {0})
             assert process.poll() in wanted, said
@@ -146,7 +150,7 @@ FOR: dict[str, Callable[[Scene], str]] = {
     "/etc/osquery/": lambda scene: "etc-osquery/",
     "/usr/share/osquery/": lambda scene: "share-osquery/",
     "/etc/osqtwist/": lambda scene: "etc-osqtwist/",
-    "--nodes 5": lambda scene: f"--nodes 5 --server localhost:{scene.server.port} {scene.fleet}",
+    "simulate --nodes 5": lambda scene: f"simulate --nodes 5 --server localhost:{scene.server.port} {scene.fleet}",
 }
 
 

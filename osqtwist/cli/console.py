@@ -56,9 +56,20 @@ class Operator:
         loop: Any = reactor
         running = Deferred.fromCoroutine(calls())
         running.addBoth(outcome.append)
-        running.addBoth(lambda _: loop.stop() if loop.running else None)
+        ending: list[bool] = []
+
+        def stop(_: Any) -> None:
+            if loop.running and not ending:
+                loop.stop()
+
+        def end() -> None:
+            # By a signal: the reactor stops already.
+            ending.append(True)
+            running.cancel()
+
+        running.addBoth(stop)
         if not outcome:
-            loop.addSystemEventTrigger("before", "shutdown", running.cancel)
+            loop.addSystemEventTrigger("before", "shutdown", end)
             loop.run()
         result = outcome[0]
         if isinstance(result, Failure):
