@@ -36,6 +36,8 @@ class IAlertStore(Interface):
         Whether to tell of an alert: the first of its group in this window, until it is :meth:`told`.
 
         Who dies before that finds it again with its line, and may tell it.
+
+        :param rule: whose it is, and is counted for; empty for what is not of a rule, and not counted.
         """
 
     async def told(group: str, alert_id: str, window: float) -> None:

@@ -143,9 +143,9 @@ class FleetEvents(Service):
         try:
             if kind == "node_new" and not await self._is_new(node_id):
                 return
-            if not await self._stores.alerts.claim(kind, digest[:32], f"{digest[:32]}{now}", window):
+            if not await self._stores.alerts.claim("", digest[:32], f"{digest[:32]}{now}", window):
                 return
-            columns = {name: value if isinstance(value, str) else str(value) for name, value in facts.items()}
+            columns = {name: _text(value) for name, value in facts.items()}
             name = columns.pop("name", "") or node_id or "osqtwist"
             line = {
                 "name": f"osqtwist_{kind}",
@@ -198,3 +198,10 @@ class FleetEvents(Service):
                 if ("certificate_expiring", key) not in self._said:
                     self._remember(("certificate_expiring", key))
                     await self._say("certificate_expiring", node_id, facts, key, 60 * _DAY)
+
+
+def _text(value: Any) -> str:
+    """As osquery has it in a column, where everything is text."""
+    if isinstance(value, bool):
+        return str(int(value))
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from osqtwist.alerting import AlertSink
 from osqtwist.alertinterfaces import Silence
 from osqtwist.alertrule import AlertRule, BadAlertRule, read_rules
+from osqtwist.fleetevents import EventSettings, FleetEvents
 from osqtwist.interfaces import StoreUnavailable
 from osqtwist.logevent import LogEvent
 from osqtwist.loginterfaces import BufferFull
@@ -151,6 +152,14 @@ async def test_without_a_window_each_line_is_told_of(stores: Any) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_is_of_no_rule_is_not_counted(stores: Any) -> None:
+    """Events of the fleet are claimed as alerts are; a rule may be called as one of them."""
+    assert await stores.alerts.claim("", "clone-1", "a", 60.0)
+    assert not await stores.alerts.claim("", "clone-1", "b", 60.0)
+    assert await stores.alerts.counts() == {}
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_silence_keeps_quiet(stores: Any) -> None:
     """About a rule, or lines; until it ends or is ended."""
     clock: Any = reactor
@@ -249,6 +258,16 @@ def test_nobody_who_does_not_want_events_gets_any(tmp_path: Path) -> None:
     made.turn(4000)
     assert made.await_(made.stores.logs.read("", 10)) == []
     made.stop()
+
+
+def test_columns_of_events_are_text(server: InMemoryServer) -> None:
+    """As osquery's are."""
+    events = FleetEvents(server.reactor, server.stores, EventSettings(), looks=False)
+    events.report("clone", "n1", {"name": "web", "parted": False, "places": ["a", "b"], "found_at": 1.5})
+    server.turn()
+    (stored,) = server.await_(server.stores.logs.read("", 10))
+    (line,) = json.loads(stored.batch.data)
+    assert line["columns"] == {"parted": "0", "places": "a, b", "found_at": "1.5", "node": "n1"}
 
 
 def test_silences_by_the_api(server: InMemoryServer) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click.shell_completion
 import pytest
 
+from osqtwist.adminclient import Door
 from osqtwist.cli import console
 from osqtwist.cli.main import main
 from tests.test_twistd import BIN
@@ -55,3 +56,19 @@ def test_every_exit_status_is_in_the_manual() -> None:
     """Those of the module that knows them, click's and Ctrl-C's."""
     table = [int(found) for found in re.findall(r"^\| (\d+) \|", DOCS.read_text(), re.M)]
     assert table == [0, console.REFUSED, 2, console.UNREACHABLE, console.WAITING, 130]
+
+
+def test_nothing_that_a_node_says_is_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets stand in tables as they came, and what is no letter is made visible."""
+    operator = console.Operator(Door(Path("none")), as_json=False)
+    operator.rows([{"a": "[red]x[/red] []", "b": "\x1b[31m"}], {"a": "A", "b": "B"})
+    operator.fields({"detail": '{"nodes":[]}', "seen_at": 0.5, "used_at": None})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[3][:3] == ["seen_at", "1970-01-01", "00:00:00Z"]
+    assert lines == [
+        ["A", "B"],
+        ["[red]x[/red]", "[]", "\\x1b[31m"],
+        ["detail", '{"nodes":[]}'],
+        lines[3],
+        ["used_at", "-"],
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 import time
@@ -95,7 +96,7 @@ class Operator:
             return
         table = Table(box=None, pad_edge=False, show_header=False)
         for field, value in item.items():
-            table.add_row(Text(field), shown(value))
+            table.add_row(Text(field), _time(value) if field.endswith("_at") and value else shown(value))
         self.console.print(table)
 
     def json(self, item: Any) -> None:
@@ -143,6 +144,12 @@ def _escaped(letter: str) -> str:
 def shown(value: Any) -> Text:
     """The same for a cell of a table: nothing in it is markup."""
     return Text(plain(value))
+
+
+def _time(value: Any) -> Text:
+    if not isinstance(value, int | float):
+        return shown(value)
+    return Text(f"{datetime.datetime.fromtimestamp(value, datetime.UTC):%Y-%m-%d %H:%M:%SZ} ({moment(value)})")
 
 
 def moment(value: float | None) -> str:

@@ -28,17 +28,20 @@ class CertificateSource:
 
     With ``ca.key`` in the folder each gets one of its own, over one shared key, which makes minting fast; without,
     all show ``node.pem``.
+
+    :ivar unit: the OU in their subjects; none if empty.
     """
 
     folder: Path
+    unit: str = ""
     _ca: NodeCredential | None = None
     _shared: NodeCredential | None = None
     _key: Any = None
 
     @classmethod
-    def of(cls, folder: Path) -> CertificateSource:
+    def of(cls, folder: Path, unit: str = "") -> CertificateSource:
         """The source that a folder makes possible."""
-        source = cls(folder)
+        source = cls(folder, unit)
         if (folder / "ca.key").exists():
             source._ca = _load(folder / "ca.pem", folder / "ca.key")
             source._key = ec.generate_private_key(ec.SECP256R1())
@@ -51,9 +54,10 @@ class CertificateSource:
         if self._shared is not None or self._ca is None:
             return self._shared
         now = datetime.datetime.now(datetime.UTC)
+        units = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, self.unit)] if self.unit else []
         certificate = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .subject_name(x509.Name([*units, x509.NameAttribute(NameOID.COMMON_NAME, name)]))
             .issuer_name(self._ca.certificate.subject)
             .public_key(self._key.public_key())
             .serial_number(x509.random_serial_number())

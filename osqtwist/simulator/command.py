@@ -23,6 +23,13 @@ _PROGRESS_INTERVAL = 2.0
 @click.option("--nodes", type=click.IntRange(1, 100_000), default=5, show_default=True, help="How many.")
 @click.option("--server", default="localhost:8443", show_default=True, help="Name and port, as in --tls_hostname.")
 @click.option("--certs", type=click.Path(path_type=Path), default=Path("certs"), show_default=True, help="PKI folder.")
+@click.option(
+    "--server-certs",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CAs of the server, as in --tls_server_certs; by default ca.pem in the PKI folder.",
+)
+@click.option("--ou", "unit", default="", help="The OU in their certificates.")
+@click.option("--domain", default="sim", show_default=True, help="What their names end with: node-00001.DOMAIN.")
 @click.option("--no-certs", is_flag=True, help="Nodes show no certificate; they enroll with the secret.")
 @click.option("--duration", type=click.FloatRange(min=0), default=0.0, help="Seconds; until Ctrl-C by default.")
 @click.option("--enroll-secret-path", type=click.Path(path_type=Path), help="By default enroll-secret in state/.")
@@ -38,6 +45,9 @@ def simulate(
     nodes: int,
     server: str,
     certs: Path,
+    server_certs: Path | None,
+    unit: str,
+    domain: str,
     no_certs: bool,
     duration: float,
     enroll_secret_path: Path | None,
@@ -58,10 +68,11 @@ def simulate(
 
     loop: Any = reactor
     try:
-        source = None if no_certs else CertificateSource.of(certs)
+        source = None if no_certs else CertificateSource.of(certs, unit)
     except (OSError, ValueError) as problem:
         raise click.ClickException(f"--certs {certs}: {getattr(problem, 'strerror', None) or problem}") from None
-    if not (certs / "ca.pem").exists():
+    trusted = server_certs or certs / "ca.pem"
+    if not trusted.exists():
         raise click.ClickException(f"--certs {certs}: there is no ca.pem to check the server with")
     name, _, port = server.rpartition(":")
     if not name or not port.isdecimal():
@@ -73,7 +84,7 @@ def simulate(
         extra_lines_per_second=lines_per_second,
     )
     fleet = SimulatedFleet(
-        loop, Server(name.strip("[]"), int(port)), str(certs / "ca.pem"), flags, source, version or "", seed, ramp
+        loop, Server(name.strip("[]"), int(port)), str(trusted), flags, source, version or "", seed, ramp, domain
     )
     progress = LoopingCall(_show_progress, fleet)
 

@@ -20,6 +20,7 @@ class SimulatedFleet:
     """
     :ivar ramp: nodes started a second.
     :ivar certificates: where nodes get certificates; ``None`` goes without.
+    :ivar domain: the names of nodes end with it, and two domains have other machines.
     """
 
     reactor: Any
@@ -30,13 +31,14 @@ class SimulatedFleet:
     tls_version: str = ""
     seed: int = 0
     ramp: float = 200.0
+    domain: str = "sim"
     counts: Counts = attrs.field(factory=Counts)
     nodes: list[SimulatedNode] = attrs.field(factory=list)
     _running: list[Deferred[None]] = attrs.field(factory=list)
 
     def add_node(self, number: int) -> SimulatedNode:
         """Make a node; it does nothing yet."""
-        machine = Machine.number(number, self.seed)
+        machine = Machine.number(number, self.seed, self.domain)
         credential = self.certificates.credential(machine.name) if self.certificates else None
         context = client_context(
             self.ca_file,

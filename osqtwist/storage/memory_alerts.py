@@ -27,10 +27,10 @@ class MemoryAlertStore:
         group = group if window else alert_id
         told, until = self._told.get(group, ("", 0.0))
         if until > now:
-            self._counts[rule, "repeated"] += told.removesuffix("?") != alert_id
+            self._counts[rule, "repeated"] += bool(rule) and told.removesuffix("?") != alert_id
             return told == f"{alert_id}?"
         self._told[group] = (f"{alert_id}?", now + (window or 60.0))
-        self._counts[rule, "raised"] += 1
+        self._counts[rule, "raised"] += bool(rule)
         return True
 
     async def told(self, group: str, alert_id: str, window: float) -> None:

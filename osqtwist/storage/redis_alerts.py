@@ -25,11 +25,11 @@ _CLAIM = Script(
     local found = redis.call('GET', KEYS[1])
     if found == ARGV[2] .. '?' then return 1 end
     if found then
-        if found ~= ARGV[2] then redis.call('HINCRBY', KEYS[2], ARGV[1] .. ' repeated', 1) end
+        if found ~= ARGV[2] and ARGV[1] ~= '' then redis.call('HINCRBY', KEYS[2], ARGV[1] .. ' repeated', 1) end
         return 0
     end
     redis.call('SET', KEYS[1], ARGV[2] .. '?', 'PX', ARGV[3])
-    redis.call('HINCRBY', KEYS[2], ARGV[1] .. ' raised', 1)
+    if ARGV[1] ~= '' then redis.call('HINCRBY', KEYS[2], ARGV[1] .. ' raised', 1) end
     return 1
     """
 )
