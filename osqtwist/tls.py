@@ -33,6 +33,7 @@ from osqtwist.tlsfiles import (
     authorities,
     certificates,
     intermediates,
+    is_issued_by,
     private_key,
     public_key,
 )
@@ -68,12 +69,20 @@ class LoadedTLS:
     :ivar not_after: Unix time at which the server's certificate ends.
     :ivar lists: the revocation lists in force.
     :ivar warnings: what an operator should know, beside what the lists say of their times.
+    :ivar trusted: the CAs of those who connect.
     """
 
     context: SSL.Context
     not_after: float
     lists: RevocationLists
     warnings: tuple[str, ...]
+    trusted: tuple[x509.Certificate, ...] = ()
+
+    def trusts(self, chain: Sequence[x509.Certificate]) -> bool:
+        """Whether a chain, which was verified when the CAs were others, still ends at one; a renewed CA is the same."""
+        return any(
+            each == authority or is_issued_by(each, authority) for each in reversed(chain) for authority in self.trusted
+        )
 
 
 def load(files: TLSFiles, now: float, before: RevocationLists | None = None) -> LoadedTLS:
@@ -136,7 +145,7 @@ def _load(files: TLSFiles, now: float, before: RevocationLists | None) -> Loaded
             tolerated, more = lists.tolerances(files, trusted)
             warnings += more
         context.set_verify(_VERIFY[files.client_auth], _tolerating(tolerated) if tolerated else None)
-    return LoadedTLS(context, not_after, lists, tuple(warnings))
+    return LoadedTLS(context, not_after, lists, tuple(warnings), tuple(trusted))
 
 
 def _trust(store: crypto.X509Store, authorities: Sequence[x509.Certificate], said: str) -> None:
@@ -188,7 +197,8 @@ class ReloadingServerTLS:
     A reload drops no connection: those that are open keep the context they began with.
 
     :param on_reload: called with whether a reload was good, and with the loaded state in force.
-    :ivar on_lists: called when there are other revocation lists in force: whoever is on them should be put out.
+    :ivar on_lists: called when there are other revocation lists in force, or a CA is trusted no more: whoever is on
+        them, or of it, should be put out.
     :raise UnusableCredential: the files cannot be used at all.
     """
 
@@ -206,6 +216,7 @@ class ReloadingServerTLS:
         self._now = now
         self._signature = self._sign()
         self._told: dict[str, float] = {}
+        self._taken_out: frozenset[str] = frozenset()
         self.loaded = load(files, now())
         self._tell(self.loaded.warnings)
         self._tell_of_lists()
@@ -215,12 +226,24 @@ class ReloadingServerTLS:
         """A connection on a socket, with the context in force now."""
         return SSL.Connection(self.loaded.context, accepted)
 
-    def is_revoked_since(self, connection: SSL.Connection) -> bool:
-        """Whether the peer's certificate is on a list that came into force after the connection began."""
+    def is_refused_since(self, connection: SSL.Connection) -> bool:
+        """
+        Whether the peer would not be let in any more, which was when its connection began.
+
+        Its certificate is on a list that came into force since then, or its CA was taken out.
+        """
         if connection.get_context() is self.loaded.context:
             return False
-        certificate = connection.get_peer_certificate(as_cryptography=True)
-        return certificate is not None and self.loaded.lists.have(certificate)
+        chain = connection.get_verified_chain(as_cryptography=True) or []
+        return bool(chain) and (self.loaded.lists.have(chain[0]) or not self.loaded.trusts(chain))
+
+    def may_be_refused(self, certificate: CertificateIdentity) -> bool:
+        """What can be said of that for what is known of a certificate, without reading it: ``False`` is sure."""
+        if self.loaded.lists.may_have(certificate.issuer, int(certificate.serial, 16)):
+            return True
+        # A certificate right below a CA that is trusted, as almost all are, is of that one, unless two have its name.
+        still_there = {each.subject.rfc4514_string() for each in self.loaded.trusted} - self._taken_out
+        return bool(self._taken_out) and certificate.issuer not in still_there
 
     def check(self) -> None:
         """Read the files again if one changed; and say it if a revocation list is stale, or soon will be."""
@@ -233,7 +256,8 @@ class ReloadingServerTLS:
 
     def reload(self, why: str) -> None:
         """Read the files again; if one cannot be used, what is in force of it stays, and the log says which."""
-        before = self.loaded.lists
+        old = self.loaded
+        before = old.lists
         try:
             self.loaded = load(self.files, self._now(), before if before.lists else None)
         except UnusableCredential as problem:
@@ -247,7 +271,12 @@ class ReloadingServerTLS:
         self._tell(self.loaded.warnings)
         self._tell_of_lists()
         self._on_reload(not lists.problems, self.loaded)
-        if not lists.is_same_as(before):
+        removed = [each for each in old.trusted if not self.loaded.trusts([each])]
+        for authority in removed:
+            name = authority.subject.rfc4514_string()
+            self._taken_out |= {name}
+            self._tell([f"{name} is trusted no more: open connections of its certificates end"])
+        if removed or not lists.is_same_as(before):
             self.on_lists()
 
     def _tell(self, warnings: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
@@ -95,6 +95,23 @@ def plain_authority(name: str, by: Authority | None = None, says_so: bool = True
     if says_so:
         builder = builder.add_extension(x509.BasicConstraints(True, None), critical=True)
     return Authority(Credential(builder.sign(by.credential.key if by else key, hashes.SHA256()), key))
+
+
+def renewed_ca(authority: Authority) -> bytes:
+    """A new certificate, as PEM, of a CA's name and key."""
+    old, now = authority.credential.certificate, datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(old.subject)
+        .issuer_name(old.subject)
+        .public_key(old.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - DAY)
+        .not_valid_after(now + 30 * DAY)
+        .add_extension(x509.BasicConstraints(True, None), critical=True)
+    )
+    made = builder.sign(authority.credential.key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM)
 
 
 def altered(authority: Authority, certificate: x509.Certificate, before: bytes, after: bytes) -> bytes:

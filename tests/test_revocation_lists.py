@@ -34,7 +34,7 @@ from osqtwist.tlsport import listen
 from osqtwist.web.eviction import end_revoked
 from osqtwist.web.request import BodyLimits
 from osqtwist.web.site import Deadlines, NodeSite
-from tests.certificates import DAY, TestPKI
+from tests.certificates import DAY, TestPKI, renewed_ca
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 MINUTE = datetime.timedelta(minutes=1)
@@ -45,7 +45,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> TestPKI:
     return TestPKI.mint(tmp_path_factory.mktemp("pki"))
 
 
-def files(pki: TestPKI, lists: Path, **more: Any) -> TLSFiles:
+def files(pki: TestPKI, lists: Path | None, **more: Any) -> TLSFiles:
     return TLSFiles(pki.path("server.pem"), pki.path("server.key"), more.pop("ca", pki.path("ca.pem")), lists, **more)
 
 
@@ -214,7 +214,7 @@ def test_a_ca_that_is_not_trusted_any_more_takes_its_list_along(pki: TestPKI, tm
     loaded = Loaded.of(files(pki, path, ca=both))
     touch(both, pki.path("ca.pem").read_bytes())
     touch(path, a_list(pki.authority))
-    assert loaded.check() == ""
+    assert loaded.check().strip() == "CN=other CA is trusted no more: open connections of its certificates end"
     assert [each.issuer for each in loaded.lists.lists] == ["CN=test CA"]
 
 
@@ -380,6 +380,36 @@ async def test_a_new_list_ends_open_connections(
         return b""
 
     assert not await deferToThread(again)
+    assert server.metrics.registry.get_sample_value("osqtwist_connections_put_out_total") == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_ca_that_is_taken_out_ends_open_connections(
+    tmp_path: Path, serve: Callable[[TLSFiles], Served]
+) -> None:
+    """Of its certificates, used before or not, and of no other's; one that is renewed is the same CA."""
+    own = TestPKI.mint(tmp_path)
+    both, other = tmp_path / "both.pem", own.path("other-ca.pem").read_bytes()
+    touch(both, own.path("ca.pem").read_bytes() + other)
+    server = serve(files(own, None, ca=both))
+    found = {"own": context(own, "good"), "other": context(own, "other CA")}
+    with contextlib.ExitStack() as stack:
+        opened = {}
+        for name in ("own", "other"):
+            for used in (True, False):
+                opened[name, used] = stack.enter_context(await deferToThread(connect, server.port, found[name]))
+                if used:
+                    assert b"hello" in await deferToThread(ask, opened[name, used])
+        touch(both, other + renewed_ca(own.authority))
+        server.tls.check()
+        await deferLater(reactor, 0.05)  # type: ignore[arg-type]
+        for connection in opened.values():
+            assert await deferToThread(is_open, connection, 0.1)
+        touch(both, renewed_ca(own.authority))
+        server.tls.check()
+        await deferLater(reactor, 0.05)  # type: ignore[arg-type]
+        for (name, _), connection in opened.items():
+            assert await deferToThread(is_open, connection, 0.3) == (name == "own")
     assert server.metrics.registry.get_sample_value("osqtwist_connections_put_out_total") == 2
 
 

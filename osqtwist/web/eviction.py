@@ -44,24 +44,25 @@ class Eviction:
 
 def end_revoked(site: NodeSite, tls: ReloadingServerTLS) -> None:
     """
-    Have connections end, from now on, whose certificates are on a revocation list that comes into force.
+    Have connections end, from now on, whose certificates are on a revocation list that comes into force, or of a CA
+    that is trusted no more.
 
     Those whose handshake began before that and ends after it too; whoever comes then, OpenSSL refuses in the handshake.
     """
 
-    def is_revoked(channel: NodeChannel) -> bool:
+    def is_refused(channel: NodeChannel) -> bool:
         caller = channel.caller
         if caller is not None:
             # Reading all certificates again would take long.
             certificate = caller.certificate
-            if certificate is None or not tls.loaded.lists.may_have(certificate.issuer, int(certificate.serial, 16)):
+            if certificate is None or not tls.may_be_refused(certificate):
                 return False
         connection = channel.transport.getHandle()
-        return connection is not None and tls.is_revoked_since(connection)
+        return connection is not None and tls.is_refused_since(connection)
 
     def end_one(channel: NodeChannel) -> None:
-        if tls.is_revoked_since(channel.transport.getHandle()):
+        if tls.is_refused_since(channel.transport.getHandle()):
             site.put_out(lambda each: each is channel)
 
-    tls.on_lists = lambda: site.put_out(is_revoked)
+    tls.on_lists = lambda: site.put_out(is_refused)
     site.after_handshake = end_one
