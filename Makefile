@@ -6,7 +6,7 @@ PORT ?= ssl:8443
 SECONDS ?= 60
 MINUTES ?= 10
 
-.PHONY: run test test-fast lint docs bench crashtest fuzz clean help
+.PHONY: run test test-fast lint docs bench crashtest faults fuzz clean help
 
 help:           ## What there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -53,6 +53,9 @@ crashtest: $(VENV)/test.stamp  ## Kill everything for SECONDS at each durability
 
 fuzz: $(VENV)/test.stamp  ## Fuzz every parser, guided by coverage (MINUTES=10 in all; TARGETS="http log_lines")
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(TARGETS)
+
+faults: $(VENV)/test.stamp  ## Make every fault, and see what nodes see and what is lost (SOAK=120: at random, for so many seconds)
+	$(BIN)/python -m tests.faults $(if $(SOAK),--soak $(SOAK))
 
 clean:          ## Remove what was made here, but for certs/ and state/
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz

@@ -73,6 +73,7 @@ class Parts:
     What :func:`assemble` puts together: the API of nodes, and what has to run.
 
     :ivar first_looks: at what must be known before nodes are served.
+    :ivar denials: certificates that operators deny.
     :ivar report: to be called with what somebody may want to be told of: the kind, the id of a node, and the facts.
     :ivar rollouts: what becomes of versions of the configuration; nothing does unless somebody calls it.
     """
@@ -83,6 +84,7 @@ class Parts:
     first_looks: Sequence[Callable[[], Awaitable[None]]]
     report: Report
     rollouts: Rollouts
+    denials: Denials
 
 
 def assemble(
@@ -144,7 +146,7 @@ def assemble(
         carve_folder,
         in_thread,
         metrics,
-        CarveLimits(max_bytes=settings.max_carve_mib * _MIB),
+        CarveLimits(max_bytes=settings.max_carve_mib * _MIB, min_free_bytes=settings.carve_min_free_mib * _MIB),
     )
 
     def certificate_of(request: Request) -> CertificateIdentity | None:
@@ -219,7 +221,7 @@ def assemble(
         services.append(Easing(reactor, stores, configuration, metrics, settings.easing, process))
     rollouts = Rollouts(reactor, stores, lambda: configuration.plan, report, metrics, AuditTrail(reactor, stores))
     first_looks = [directory.look_at_revocations, denials.look]
-    return Parts(api, parked, [*services, *events], first_looks, report, rollouts)
+    return Parts(api, parked, [*services, *events], first_looks, report, rollouts, denials)
 
 
 def _events(reactor: Any, settings: Settings, stores: IStores, process: str) -> tuple[list[IService], Report]:

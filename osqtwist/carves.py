@@ -8,6 +8,7 @@ most a block that is sent again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -31,6 +32,7 @@ InThread = Callable[[Callable[[], str]], Awaitable[str]]
 """Runs something that blocks where it does no harm."""
 
 _HASH_CHUNK = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _MOST = 10_000
 _UNSAFE = re.compile(r"[^A-Za-z0-9-]+")
 
@@ -54,6 +56,10 @@ class CarveRow(TypedDict):
 
 class UnknownCarve(Exception):
     """There is no such carve session, or it is another node's."""
+
+
+class DiskFull(OSError):
+    """There is no room for a carve."""
 
 
 @attrs.frozen
@@ -87,6 +93,7 @@ class Carves:
         Begin a carve; fires when the store has it.
 
         :raise BadCarve: its figures contradict each other or pass a limit.
+        :raise DiskFull: too little would stay free.
         """
         check_figures(
             request.block_count,
@@ -98,7 +105,7 @@ class Carves:
         if len(await self.store.unfinished(caller.node_id)) >= self.limits.max_unfinished:
             raise BadCarve(f"this node has {self.limits.max_unfinished} carves under way already")
         if shutil.disk_usage(self.folder).free - request.carve_size < self.limits.min_free_bytes:
-            raise BadCarve("there is not enough free disk space for this carve")
+            raise DiskFull(f"carves would leave less than {self.limits.min_free_bytes} bytes free in {self.folder}")
         session = CarveSession(
             session_id=new_session_id(),
             node_id=caller.node_id,
@@ -127,6 +134,7 @@ class Carves:
             the certificate if the carve began with one, must do.
         :raise UnknownCarve: no session, or not this node's.
         :raise BadCarve: the block is not one of the carve's, or has the wrong size.
+        :raise DiskFull: there is no room for it; the node sends it again.
         """
         progress = await self.store.get(request.session_id)
         if progress is None:
@@ -150,6 +158,10 @@ class Carves:
             )
         except FileNotFoundError:
             raise UnknownCarve("the file of this carve session is gone") from None
+        except OSError as problem:
+            if problem.errno in _NO_ROOM:
+                raise DiskFull(f"{problem.strerror} in {self.folder}") from None
+            raise
         received = await self.store.mark(session.session_id, request.block_id)
         self.metrics.carve_bytes.inc(len(request.data))
         if received == session.block_count:

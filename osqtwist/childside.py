@@ -131,11 +131,14 @@ def _log_last_words(kind: type[BaseException], problem: BaseException, trace: Tr
 
 
 def read_instructions(kind: type[_T]) -> _T:
-    """The first line of the standard input.  Nothing after it may be lost in a buffer, so it is read by the byte."""
-    line = bytearray()
+    """What the standard input begins with.  Nothing after it may be lost in a buffer, so no more is read."""
+    length = bytearray()
     while (byte := os.read(0, 1)) not in (b"", b"\n"):
-        line += byte
-    return msgspec.json.decode(line, type=kind)
+        length += byte
+    found = bytearray()
+    while len(found) < int(length) and (part := os.read(0, int(length) - len(found))):
+        found += part
+    return msgspec.json.decode(found, type=kind)
 
 
 def run(reactor: Any, service: IService, on_word: Callable[[str], None] = lambda word: None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from osqtwist.configfiles import Content, is_layer, read_content, read_layers
+from osqtwist.configfiles import Content, FileSource, KeptFiles, is_layer, read_content, read_layers
 from osqtwist.layers import BadConfiguration, Layer, Problem
 from osqtwist.querycheck import check_queries
 from osqtwist.rolledconfiguration import RolledConfiguration
@@ -86,7 +86,10 @@ def read_plan(folder: Path) -> Plan | None:
 
     :raise BadConfiguration: it is no plan.
     """
-    files = FilesOnDisk(folder)
+    return _plan_of(FilesOnDisk(folder))
+
+
+def _plan_of(files: FileSource) -> Plan | None:
     return parse_plan(files.text(PLAN_FILE)) if files.has(PLAN_FILE) else None
 
 
@@ -107,6 +110,8 @@ class ConfigFolder(Service):
     The last good configuration stays in force when a new one is bad; the log says once what is wrong with it.
 
     :param on_reload: called with whether a reading was good.
+    :param spare: the files when they were last good, for when they are not.
+    :ivar good: the files when they were last good.
     :ivar content: what the last good reading found, and :attr:`plan` how changes are rolled out.
     :ivar take: called when there is other content, or another plan; by default it is in force at once.
     :raise BadConfiguration: there is no good one to begin with.
@@ -114,17 +119,33 @@ class ConfigFolder(Service):
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, folder: Path, on_reload: Callable[[bool], None] = lambda ok: None) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        folder: Path,
+        on_reload: Callable[[bool], None] = lambda ok: None,
+        spare: Mapping[str, str] | None = None,
+    ) -> None:
         self._clock = clock
         self._folder = folder
         self._on_reload = on_reload
+        self._seen: frozenset[tuple[str, int, int, int]] = frozenset()
         self._seen = self._signature()
         self._loop: LoopingCall | None = None
-        self.content, self.plan = self._read()
+        self.good: Mapping[str, str] = {}
+        is_good = True
+        try:
+            self.content, self.plan = self._read(FilesOnDisk(folder))
+        except BadConfiguration as bad:
+            if not spare:
+                raise
+            self._tell(bad)
+            self.content, self.plan = self._read(KeptFiles(spare))
+            is_good = False
         self.configuration = RolledConfiguration(self.content.layers, tagging=self.content.tagging)
         self.take: Callable[[], object] = self.serve
         self._warn(self.content.warnings)
-        on_reload(True)
+        on_reload(is_good)
 
     @property
     def where(self) -> str:
@@ -154,11 +175,9 @@ class ConfigFolder(Service):
     def reload(self) -> None:
         """Read the folder again."""
         try:
-            self.content, self.plan = self._read()
+            self.content, self.plan = self._read(FilesOnDisk(self._folder))
         except BadConfiguration as bad:
-            for problem in bad.problems:
-                self._log.error("configuration: {problem}", problem=str(problem))
-            self._log.error("the configuration stays as it was: {folder} cannot be served", folder=self.where)
+            self._tell(bad)
             self._on_reload(False)
             return
         self.take()
@@ -171,8 +190,15 @@ class ConfigFolder(Service):
         """Have all nodes served what the folder says."""
         self.configuration.follow_folder(self.content)
 
-    def _read(self) -> tuple[Content, Plan | None]:
-        return read_content(FilesOnDisk(self._folder)), read_plan(self._folder)
+    def _read(self, files: FileSource) -> tuple[Content, Plan | None]:
+        content, plan = read_content(files), _plan_of(files)
+        self.good = {**content.files, PLAN_FILE: files.text(PLAN_FILE)} if plan else content.files
+        return content, plan
+
+    def _tell(self, bad: BadConfiguration) -> None:
+        for problem in bad.problems:
+            self._log.error("configuration: {problem}", problem=str(problem))
+        self._log.error("the configuration stays as it was: {folder} cannot be served", folder=self.where)
 
     def _warn(self, warnings: Sequence[Problem]) -> None:
         for warning in warnings:
@@ -180,7 +206,12 @@ class ConfigFolder(Service):
 
     def _signature(self) -> frozenset[tuple[str, int, int, int]]:
         found = set()
-        for path in [self._folder, *self._folder.rglob("*")]:
+        try:
+            paths = [self._folder, *self._folder.rglob("*")]
+        except OSError:
+            # No file descriptors, or no right to look: nothing is known to have changed.
+            return self._seen
+        for path in paths:
             try:
                 stat = path.stat()
             except OSError:

@@ -35,6 +35,7 @@ from osqtwist.sharedsink import SharedSink
 from osqtwist.sinkinterfaces import BadSinkSetting, ILogSink
 from osqtwist.sinksettings import SinkPlan, read_sinks
 from osqtwist.statefolder import StateFolder, lock_slot
+from osqtwist.steadytime import steady
 from osqtwist.storage.redis_url import parse_redis_url
 from osqtwist.storing import delivery_stores, server_stores
 from osqtwist.tracing import traces_of
@@ -211,12 +212,13 @@ def main() -> None:
 
     begin()
     instructions = read_instructions(Instructions)
+    loop = steady(reactor)
     try:
-        service = delivery_service(reactor, instructions.settings, instructions.redis_url)
+        service = delivery_service(loop, instructions.settings, instructions.redis_url)
     except (BadSetting, BadSinkSetting) as problem:
         Logger().error("{problem}", problem=str(problem))
         raise SystemExit(1) from None
-    run(reactor, service)
+    run(loop, service)
 
 
 if __name__ == "__main__":

@@ -39,4 +39,15 @@ class IDenialStore(Interface):
         """Keep these no more; answers with how many there were."""
 
     async def changed(version: str) -> DenialList | None:
-        """All of them, the oldest first; nothing if the version is still this one.  The first one is empty."""
+        """
+        All of them, the oldest first; nothing if the version is still this one.  The first one is empty.
+
+        :raise ListLost: the version is not empty, and that of the store is.
+        """
+
+    async def begin(denials: Sequence[Denial]) -> bool:
+        """
+        Begin the list with these, and with a version that is not empty, unless it has begun; false if it had.
+
+        Nothing that is on it already is changed.
+        """

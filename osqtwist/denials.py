@@ -9,7 +9,7 @@ nodes before it has seen one.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 from twisted.application.service import Service
@@ -111,6 +111,10 @@ class Denials(Service):
                 self.on_new()
         self._metrics.certificates.denials.set(self.count())
 
+    def all(self) -> Sequence[Denial]:
+        """Those that are listed."""
+        return self._list.denials
+
     def count(self) -> int:
         """How many are in force."""
         now = self._clock.seconds()
@@ -174,7 +178,9 @@ class Denials(Service):
         if wait <= 0:
             Deferred.fromCoroutine(self._refresh())
         elif self._next_look is None or not self._next_look.active():
-            self._next_look = self._clock.callLater(wait, lambda: Deferred.fromCoroutine(self._refresh()))
+            self._next_look = self._clock.callLater(
+                min(wait, _LOOKS_APART), lambda: Deferred.fromCoroutine(self._refresh())
+            )
 
     def _row(self, denial: Denial) -> DenialRow:
         return {

@@ -172,7 +172,7 @@ class Directory(Service):
         """
         now, agent = self._clock.seconds(), user_agent[:128]
         noted = self._noted.get(node_id)
-        if noted and now - noted.seen_at < SEEN_AGAIN and noted.address == address and noted.user_agent == agent:
+        if noted and 0 <= now - noted.seen_at < SEEN_AGAIN and noted.address == address and noted.user_agent == agent:
             return
         if noted is None and len(self._noted) >= _MAX_KNOWN:
             self._noted.clear()
@@ -229,6 +229,10 @@ class Directory(Service):
         if new:
             self.end_soon()
 
+    def revocations(self) -> list[Revocation]:
+        """Those in force."""
+        return list(self._revocations.values())
+
     def end_soon(self) -> None:
         """End the connections of whoever is refused, once there was time to answer held reads."""
         if self.running:
@@ -255,7 +259,9 @@ class Directory(Service):
         if wait <= 0:
             Deferred.fromCoroutine(self.refresh_revocations())
         elif self._next_look is None or not self._next_look.active():
-            self._next_look = self._clock.callLater(wait, lambda: Deferred.fromCoroutine(self.refresh_revocations()))
+            self._next_look = self._clock.callLater(
+                min(wait, _LOOKS_APART), lambda: Deferred.fromCoroutine(self.refresh_revocations())
+            )
 
 
 def _with_certificate(node: Node | None, caller: Caller, now: float) -> Node:

@@ -55,7 +55,8 @@ class NodePorts:
     async def open(self) -> None:
         """See :class:`Front`."""
         for port in self.ports:
-            self._listening.append(listen(self.reactor, port.socket, self.site, self.tls.connection))
+            on_want = self.site.metrics.not_accepted.inc
+            self._listening.append(listen(self.reactor, port.socket, self.site, self.tls.connection, on_want))
 
     async def shut(self) -> None:
         """See :class:`Front`."""

@@ -29,6 +29,14 @@ class StoreUnavailable(Exception):
     """The store did not answer, or not in time.  What was asked of it may or may not have happened."""
 
 
+class ListLost(StoreUnavailable):
+    """
+    The store answers, and does not know who is refused: it is new, or came back without its data.
+
+    What a process knows of it stays in force.
+    """
+
+
 class StoreFull(Exception):
     """The store answers but keeps nothing new: out of memory, out of disk, or read-only.  Nothing was stored."""
 
@@ -134,7 +142,18 @@ class INodeStore(Interface):
         """Take a revocation back; nothing happens if there is none."""
 
     async def revocations() -> list[Revocation]:
-        """All revocations."""
+        """
+        All revocations.
+
+        :raise ListLost: :meth:`begin_revocations` was never called on what the store has.
+        """
+
+    async def begin_revocations(those: Sequence[Revocation]) -> bool:
+        """
+        Begin the list with these, unless it has begun; false if it had.
+
+        Nothing that is on it already is changed.
+        """
 
 
 class IQueryStore(Interface):

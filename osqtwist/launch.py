@@ -9,13 +9,14 @@ from __future__ import annotations
 import atexit
 import encodings.idna
 import os
+import shutil
 import socket
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import attrs
 import msgspec
@@ -40,10 +41,11 @@ from osqtwist.identityrules import read_identity_rules
 from osqtwist.interfaces import IStores, StoreUnavailable
 from osqtwist.layers import BadConfiguration
 from osqtwist.metrics import Metrics
-from osqtwist.nodekey import NodeKeys
+from osqtwist.nodekey import NodeKeys, render_signing_keys
 from osqtwist.operating import OperatorsPort, admin_api, listen_on_socket, sampling
 from osqtwist.pki import DevelopmentPKI, UnusablePKI, development_pki
 from osqtwist.ports import BoundPort, UnusablePort, bind_all
+from osqtwist.refusalkeeping import RefusalKeeping
 from osqtwist.reloading import HangUp, SecretsFile
 from osqtwist.rolloutfollowing import RolloutFollower
 from osqtwist.rolloutkeeping import RolloutKeeping
@@ -53,7 +55,8 @@ from osqtwist.signingkeys import SigningKeyBook, SigningKeysFile
 from osqtwist.sinkinterfaces import BadSinkSetting
 from osqtwist.sinksettings import read_sinks
 from osqtwist.sinkview import SinkView
-from osqtwist.statefolder import CARVES, SIGNING_KEYS, STORE, Owner, StateFolder, UnusableState
+from osqtwist.statefolder import CARVES, REFUSALS, SIGNING_KEYS, STORE, Owner, StateFolder, UnusableState
+from osqtwist.steadytime import ClockWatch
 from osqtwist.storage.embedded import EmbeddedStoreFailed, EmbeddedValkey, find_binary
 from osqtwist.storage.redis_durability import NotDurable
 from osqtwist.storage.redis_url import BadRedisURL, RedisPlace, check_redis, parse_redis_url
@@ -68,7 +71,7 @@ from osqtwist.tls import (
 from osqtwist.tlsfiles import TLSFiles, UnusableCredential
 from osqtwist.tracing import Traces, traces_of
 from osqtwist.web.eviction import Eviction
-from osqtwist.workers import WorkerInstructions, Workers, worker_words
+from osqtwist.workers import GoodFiles, WorkerInstructions, Workers, worker_words
 
 _log = Logger()
 
@@ -131,6 +134,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
     lock = state.lock()
     settings, secret_path, development = _with_credentials(settings, state)
     metrics = Metrics()
+    _note_start(state, lock, metrics)
     embedded = None
     if settings.redis:
         place = _look_at_redis(settings)
@@ -159,14 +163,23 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
     elif settings.worker_count == 1:
         front = node_side.front(reactor, settings, ports)
     else:
-        instructions = WorkerInstructions(settings, redis_url, str(secret_path) if secret_path else None, [])
-        front = Workers(reactor, worker_words(), instructions, shares, summed, metrics)
+        secrets = str(secret_path) if secret_path else None
+        instructions = WorkerInstructions(settings, redis_url, secrets, [], GoodFiles())
+        front = Workers(reactor, worker_words(), instructions, shares, summed, metrics, node_side.good_files)
         node_side.reloads.append(front.reload)
     sinks = SinkView(reactor, node_side.stores, metrics)
     files = node_files(development, secret_path, settings.client_auth != "none")
     number, prefix = (host.port, host.path) if host else (ports[0].number, "".join(settings.route_prefix[:1]))
     flags = Flagfiles(number, files, name_in_certificate(Path(settings.cert)), prefix)
     crew = front if isinstance(front, Workers) else None
+    refusals = RefusalKeeping(
+        reactor,
+        node_side.stores,
+        state.path / REFUSALS,
+        node_side.parts.api.directory.revocations,
+        node_side.parts.denials.all,
+        metrics,
+    )
     admin = admin_api(
         reactor,
         node_side.stores,
@@ -188,11 +201,13 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
         front=front,
         stores=node_side.stores,
         embedded=embedded,
-        prepare=[node_side.follower.begin],
+        prepare=[refusals.begin, node_side.follower.begin],
         services=[
             *traces.services,
+            refusals,
             *node_side.watches,
             *([] if host else [RareCollections(reactor), HangUp(reactor, node_side.reloads)]),
+            ClockWatch(reactor, metrics),
             RolloutKeeping(
                 reactor, node_side.stores, node_side.configuration, node_side.parts.rollouts, socket.gethostname()
             ),
@@ -239,6 +254,7 @@ class NodeSide:
     signing_keys: SigningKeysFile
     watches: list[IService]
     reloads: list[Callable[[], object]]
+    secrets: SecretsFile | None
 
     @classmethod
     def of(
@@ -251,25 +267,36 @@ class NodeSide:
         metrics: Metrics,
         traces: Traces,
         serves_nodes: bool,
+        spare: GoodFiles = GoodFiles(),
     ) -> NodeSide:
         """
         Read every file that the settings name.
 
         :param serves_nodes: whether this process does, or others of it do.
+        :param spare: what to go by where a file cannot be used.
 
         :raise BadSetting: and the others of :data:`EXPECTED`.
         """
-        tls = ReloadingServerTLS(_tls_files(settings), lambda ok, loaded: _count_reload(metrics, ok, loaded))
-        secrets = EnrollSecrets(_read_secrets(secret_path) if secret_path else ())
+        tls = ReloadingServerTLS(
+            _tls_files(settings),
+            lambda ok, loaded: _count_reload(metrics, ok, loaded),
+            spare={Path(path): content for path, content in spare.tls.items()},
+        )
+        secrets, secrets_file = EnrollSecrets(), None
+        if secret_path:
+            text = _read_secrets(secret_path, spare.secrets)
+            secrets.of_file = parse_enroll_secrets(text)
+            secrets_file = SecretsFile(reactor, secret_path, secrets, text)
         if settings.client_auth == "none" and not secrets.of_file:
             _log.warn("--client-auth is none and there is no --enroll-secret-path: osqtwist secret add lets nodes in")
         folder = ConfigFolder(
             reactor,
             Path(settings.config).absolute() if settings.config else SAMPLE_CONFIG,
             lambda ok: metrics.config_reloads.labels(result=_word(ok)).inc(),
+            spare.config,
         )
         stores = traces.stores(server_stores(reactor, settings, place, metrics.store))
-        node_keys = NodeKeys(state.signing_keys())
+        node_keys = NodeKeys(state.signing_keys(spare.signing_keys))
         keys_file = SigningKeysFile(reactor, state.path / SIGNING_KEYS, state, node_keys)
         parts = assemble(
             reactor,
@@ -287,11 +314,19 @@ class NodeSide:
         follower = RolloutFollower(reactor, stores, folder, parts.api.canaries, metrics)
         watches: list[IService] = [folder, follower, keys_file, CredentialWatch(reactor, tls)]
         reloads: list[Callable[[], object]] = [lambda: tls.reload("SIGHUP"), folder.reload, keys_file.reload]
-        if secret_path:
-            secrets_file = SecretsFile(reactor, secret_path, secrets)
+        if secrets_file:
             watches.append(secrets_file)
             reloads.append(secrets_file.reload)
-        return cls(stores, parts, tls, folder, follower, keys_file, watches, reloads)
+        return cls(stores, parts, tls, folder, follower, keys_file, watches, reloads, secrets_file)
+
+    def good_files(self) -> GoodFiles:
+        """What was in the files when it was last good."""
+        return GoodFiles(
+            {str(path): content for path, content in self.tls.good.items()},
+            dict(self.configuration.good),
+            self.secrets.good if self.secrets else "",
+            render_signing_keys(self.parts.api.authentication.node_keys.signing_keys),
+        )
 
     def front(self, reactor: Any, settings: Settings, ports: list[BoundPort]) -> NodePorts:
         """Serve nodes on these ports, in this process."""
@@ -325,7 +360,7 @@ def _delivery_child(reactor: Any, settings: Settings, redis_url: str, metrics: M
         if word == "died":
             metrics.delivery_deaths.inc()
 
-    return [ChildProcess(reactor, "delivery", child_words(), instructions, on_event=happened)]
+    return [ChildProcess(reactor, "delivery", child_words(), lambda: instructions, on_event=happened)]
 
 
 def _with_credentials(settings: Settings, state: StateFolder) -> tuple[Settings, Path | None, DevelopmentPKI | None]:
@@ -370,6 +405,21 @@ def _count_reload(metrics: Metrics, is_good: bool, loaded: LoadedTLS) -> None:
         )
 
 
+def _note_start(state: StateFolder, lock: IO[str], metrics: Metrics) -> None:
+    metrics.started.set(time.time())
+    if not state.ended_in_order(lock):
+        _log.warn("the server before this one did not end in order: it was killed, or the machine went down")
+    for folder, path in (("state", state.path), ("carves", state.path / CARVES)):
+        metrics.disk_free.labels(folder=folder).set_function(partial(_free_bytes, path))
+
+
+def _free_bytes(path: Path) -> float:
+    try:
+        return shutil.disk_usage(path).free
+    except OSError:
+        return 0.0
+
+
 def _seconds_to(moment: float) -> float:
     return moment - time.time()
 
@@ -378,13 +428,18 @@ def _word(is_good: bool) -> str:
     return "good" if is_good else "bad"
 
 
-def _read_secrets(path: Path) -> Any:
+def _read_secrets(path: Path, spare: str) -> str:
+    """The text of the secrets' file, if they can be read in it; else the spare one."""
     try:
-        return parse_enroll_secrets(path.read_text("utf-8"))
-    except OSError as problem:
-        raise BadSetting(f"--enroll-secret-path {path}: {problem.strerror}") from None
-    except ValueError as problem:
-        raise BadSetting(f"--enroll-secret-path {path}: {problem}") from None
+        text = path.read_text("utf-8")
+        parse_enroll_secrets(text)
+    except (OSError, ValueError) as problem:
+        trouble = problem.strerror if isinstance(problem, OSError) else problem
+        if not spare:
+            raise BadSetting(f"--enroll-secret-path {path}: {trouble}") from None
+        _log.error("enroll secrets stay as they were: {path}: {trouble}", path=str(path), trouble=trouble)
+        return spare
+    return text
 
 
 def _fail(reactor: Any, sentence: str) -> None:

@@ -203,6 +203,23 @@ class Metrics:
             "Times that the delivery process ended without being asked to.",
             registry=registry,
         )
+        self.not_accepted = Counter(
+            "osqtwist_connections_not_accepted",
+            "Times that connections were left waiting, for want of file descriptors.",
+            registry=registry,
+        )
+        self.clock_jumps = Counter(
+            "osqtwist_clock_jumps", "Times that the clock of this machine was set.", ["direction"], registry=registry
+        )
+        self.disk_free = Gauge(
+            "osqtwist_disk_free_bytes",
+            "Bytes that are free where the state folder is, and where carves are.",
+            ["folder"],
+            registry=registry,
+        )
+        self.started = Gauge(
+            "osqtwist_started_seconds", "Unix time at which the server was started.", registry=registry
+        )
         self.store_up = Gauge("osqtwist_store_up", "Whether the store answers: 1 or 0.", registry=registry)
         self.certificate_expiry = Gauge(
             "osqtwist_server_certificate_expiry_seconds",
@@ -294,6 +311,11 @@ class StoreMetrics:
             "osqtwist_store_timeouts",
             "Calls that a server of the store did not answer in time.",
             ["server"],
+            registry=registry,
+        )
+        self.losses = Counter(
+            "osqtwist_store_losses",
+            "Times that the store came back without its data; who was refused was put back.",
             registry=registry,
         )
         self.calls_refused = Counter(

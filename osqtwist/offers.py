@@ -133,7 +133,7 @@ class Offers:
         if not self._to_wake or "wake" in self._calls:
             return
         remaining = self._woke_at + _WAKE_PAUSE - self._clock.seconds()
-        if remaining > 0:
+        if 0 < remaining <= _WAKE_PAUSE:
             self._call("wake", remaining, self._wake_concerned)
             return
         targets, self._to_wake = {query.target for query in self._to_wake}, []

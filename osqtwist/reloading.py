@@ -93,16 +93,21 @@ class WatchedFile(Service):
 class SecretsFile(WatchedFile):
     """
     Keeps enroll secrets as their file says.  A file that cannot be understood changes nothing but the log.
+
+    :ivar good: what was in the file when it was last good.
     """
 
     secrets: EnrollSecrets
+    good: str = attrs.field(default="", repr=False)
     _log = Logger()
 
     def reload(self) -> None:
         """Read the file again."""
         try:
-            self.secrets.of_file = parse_enroll_secrets(self.path.read_text("utf-8"))
+            text = self.path.read_text("utf-8")
+            self.secrets.of_file = parse_enroll_secrets(text)
         except (OSError, ValueError) as problem:
             self._log.error("enroll secrets stay as they were: {path}: {problem}", path=str(self.path), problem=problem)
         else:
+            self.good = text
             self._log.info("{count} enroll secrets in force", count=len(self.secrets.of_file))

@@ -197,7 +197,7 @@ def read_lists(
     paths = files.revocation_files
     for path in paths:
         try:
-            for crl in _parsed(path):
+            for crl in _parsed(files, path):
                 take(RevocationList(crl, _checked_authorities_of(crl, trusted), str(path)))
         except _Unusable as problem:
             problems.append(f"{files.options['client_crl']} {path} {problem}")
@@ -239,9 +239,9 @@ class _Unusable(Exception):
     """A file cannot be used; the text goes on behind its name."""
 
 
-def _parsed(path: Path) -> list[x509.CertificateRevocationList]:
+def _parsed(files: TLSFiles, path: Path) -> list[x509.CertificateRevocationList]:
     try:
-        data = path.read_bytes()
+        data = files.read(path)
     except OSError as problem:
         raise _Unusable(f"cannot be read: {problem.strerror}") from None
     parts = [_PEM_CRL + part for part in data.split(_PEM_CRL)[1:]]

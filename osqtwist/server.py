@@ -116,4 +116,5 @@ class Server(Service):
         if self.embedded:
             await self.embedded.stop()
         if self.lock:
+            self.lock.truncate(0)
             self.lock.close()

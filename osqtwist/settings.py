@@ -83,6 +83,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     durability: DurabilityLevel = "append"
     max_log_body_mib: int = 64
     max_carve_mib: int = 4096
+    carve_min_free_mib: int = 1024
     request_log: bool = True
     traces: str = ""
     identity: tuple[IdentityRule, ...] = (IdentityRule(),)
@@ -189,6 +190,7 @@ HELP: dict[str, tuple[str, str]] = {
     ),
     "max_log_body_mib": ("N", "largest log and distributed write body, as it comes and inflated, in MiB"),
     "max_carve_mib": ("N", "largest carve, in MiB"),
+    "carve_min_free_mib": ("N", "MiB of disk that carves leave free: those that would not are refused"),
     "request_log": ("yes|no", "one log line for each request; refusals and failures get one anyway"),
     "traces": (
         "URL|otel",
@@ -294,6 +296,7 @@ _AT_LEAST = {
     "log_retention_hours": 0,
     "max_log_body_mib": 1,
     "max_carve_mib": 1,
+    "carve_min_free_mib": 0,
 }
 
 

@@ -7,6 +7,7 @@ never made twice.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -22,6 +23,7 @@ SIGNING_KEYS = "signing-keys"
 ENROLL_SECRET = "enroll-secret"  # noqa: S105 - a file name
 CARVES = "carves"
 STORE = "store"
+REFUSALS = "refusals.json"
 LOCK = "lock"
 
 
@@ -71,7 +73,8 @@ class StateFolder:
         """
         Keep other servers out for as long as the file that this answers with is open, over a fork too.
 
-        Two servers with one folder would fight over its store and its socket.
+        Two servers with one folder would fight over its store and its socket.  The file is to be emptied by a server
+        that ends in order; see :func:`ended_in_order`.
 
         :raise UnusableState: another server has the folder.
         """
@@ -88,13 +91,28 @@ class StateFolder:
             raise UnusableState(f"--state {self.path} is in use by another osqtwist") from None
         return file
 
-    def signing_keys(self) -> tuple[SigningKey, ...]:
+    @staticmethod
+    def ended_in_order(lock: IO[str]) -> bool:
+        """Whether the server before this one did; from now on this one has not, until the file is empty again."""
+        lock.seek(0)
+        before = lock.read()
+        lock.write("running\n")
+        lock.flush()
+        return not before
+
+    def signing_keys(self, spare: str = "") -> tuple[SigningKey, ...]:
         """
         The keys that sign node keys; one is made if there is none.
 
+        :param spare: what was in their file, for when that is gone or rubbish: a process with another key than the
+            others would tell all nodes to enroll again.
         :raise UnusableState: their file cannot be read or understood.
         """
         path = self.path / SIGNING_KEYS
+        if spare:
+            with contextlib.suppress(OSError, ValueError):
+                return parse_signing_keys(path.read_text("ascii"))
+            return parse_signing_keys(spare)
         try:
             if not path.exists():
                 self._write_secret(path, render_signing_keys((new_signing_key(),)))

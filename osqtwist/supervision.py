@@ -1,10 +1,10 @@
 """
 A child process of the server: started, watched, started again with growing pauses, and stopped in order.
 
-The child gets its instructions on the standard input, which stays open for as long as the parent lives: its end tells
-the child to stop, however the parent ended.  On :data:`MESSAGES` the child writes a JSON object a line: its log, which
-goes into the parent's, and what it counted.  :mod:`osqtwist.childside` is the other end.  Standard output and standard
-error are the parent's own, for the sink that writes there.
+The child gets its instructions on the standard input, behind a line with their length.  It stays open as long as the
+parent lives: its end tells the child to stop, however the parent ended.  On :data:`MESSAGES` the child writes a JSON
+object a line: its log, which goes into the parent's, and what it counted.  :mod:`osqtwist.childside` is the other end.
+Standard output and standard error are the parent's own, for the sink that writes there.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ChildProcess(Service):
     Keeps one child running.
 
     :ivar words: program and arguments.
-    :ivar instructions: what the child reads first; one line, which may hold secrets.
+    :ivar instructions: what the child reads first, asked for at each start; may hold secrets.
     :ivar descriptors: further file descriptors of the child, and ours that they are.
     :ivar on_event: called with ``started``, ``ready`` or ``died``.
     :ivar on_figures: called with what the child sends of them.
@@ -73,7 +73,7 @@ class ChildProcess(Service):
     reactor: Any
     name: str
     words: Sequence[str]
-    instructions: bytes
+    instructions: Callable[[], bytes]
     descriptors: Mapping[int, int] = attrs.field(factory=dict)
     on_event: Callable[[str], None] = lambda word: None
     on_figures: Callable[[list[Family]], None] = lambda families: None
@@ -137,7 +137,8 @@ class ChildProcess(Service):
             # No file descriptors, no memory or no processes left: for now.
             self._has_ended(Failure(problem))
             return
-        self._transport.write(self.instructions + b"\n")
+        instructions = self.instructions()
+        self._transport.write(b"%d\n" % len(instructions) + instructions)
         self._listen()
         self.on_event("started")
 

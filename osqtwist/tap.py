@@ -13,6 +13,7 @@ from osqtwist.launch import EXPECTED, make_server
 from osqtwist.ports import allow_many_connections
 from osqtwist.settings import HELP, LISTS, default_of, gather
 from osqtwist.statefolder import Owner
+from osqtwist.steadytime import steady
 
 
 class Options(usage.Options):
@@ -71,7 +72,7 @@ def makeService(options: Options) -> IService:
     allow_many_connections()
     try:
         settings = gather(options.given, os.environ, options.settings_file)
-        return make_server(reactor, settings, owner_of(options))
+        return make_server(steady(reactor), settings, owner_of(options))
     except EXPECTED as problem:
         _give_up(str(problem))
     raise AssertionError

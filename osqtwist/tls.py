@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ class LoadedTLS:
     :ivar lists: the revocation lists in force.
     :ivar warnings: what an operator should know, beside what the lists say of their times.
     :ivar trusted: the CAs of those who connect.
+    :ivar contents: what was in the files; the private key too.
     """
 
     context: SSL.Context
@@ -77,6 +78,7 @@ class LoadedTLS:
     lists: RevocationLists
     warnings: tuple[str, ...]
     trusted: tuple[x509.Certificate, ...] = ()
+    contents: Mapping[Path, bytes] = attrs.field(factory=dict, repr=False)
 
     def trusts(self, chain: Sequence[x509.Certificate]) -> bool:
         """Whether a chain, which was verified when the CAs were others, still ends at one; a renewed CA is the same."""
@@ -92,6 +94,7 @@ def load(files: TLSFiles, now: float, before: RevocationLists | None = None) -> 
     :param before: revocation lists that stay in force where the files have none.
     :raise UnusableCredential: one of them cannot be used.
     """
+    files = attrs.evolve(files, was_read={})
     try:
         return _load(files, now, before)
     except UNREADABLE as problem:
@@ -145,7 +148,7 @@ def _load(files: TLSFiles, now: float, before: RevocationLists | None) -> Loaded
             tolerated, more = lists.tolerances(files, trusted)
             warnings += more
         context.set_verify(_VERIFY[files.client_auth], _tolerating(tolerated) if tolerated else None)
-    return LoadedTLS(context, not_after, lists, tuple(warnings), tuple(trusted))
+    return LoadedTLS(context, not_after, lists, tuple(warnings), tuple(trusted), files.was_read)
 
 
 def _trust(store: crypto.X509Store, authorities: Sequence[x509.Certificate], said: str) -> None:
@@ -197,6 +200,8 @@ class ReloadingServerTLS:
     A reload drops no connection: those that are open keep the context they began with.
 
     :param on_reload: called with whether a reload was good, and with the loaded state in force.
+    :param spare: contents of the files when they were last good, for when they are not.
+    :ivar good: contents of the files when they were last good.
     :ivar on_lists: called when there are other revocation lists in force, or a CA is trusted no more: whoever is on
         them, or of it, should be put out.
     :raise UnusableCredential: the files cannot be used at all.
@@ -210,6 +215,7 @@ class ReloadingServerTLS:
         files: TLSFiles,
         on_reload: Callable[[bool, LoadedTLS], None] = lambda ok, loaded: None,
         now: Callable[[], float] = time.time,
+        spare: Mapping[Path, bytes] | None = None,
     ) -> None:
         self.files = files
         self._on_reload = on_reload
@@ -217,10 +223,18 @@ class ReloadingServerTLS:
         self._signature = self._sign()
         self._told: dict[str, float] = {}
         self._taken_out: frozenset[str] = frozenset()
-        self.loaded = load(files, now())
+        is_good = True
+        try:
+            self.loaded = load(files, now())
+        except UnusableCredential as problem:
+            if not spare:
+                raise
+            self.loaded, is_good = load(attrs.evolve(files, contents=spare), now()), False
+            self._log.error("certificates stay as they were when they were last good: {problem}", problem=problem)
+        self.good = self.loaded.contents
         self._tell(self.loaded.warnings)
         self._tell_of_lists()
-        on_reload(True, self.loaded)
+        on_reload(is_good, self.loaded)
 
     def connection(self, accepted: socket.socket) -> SSL.Connection:
         """A connection on a socket, with the context in force now."""
@@ -265,6 +279,8 @@ class ReloadingServerTLS:
             self._on_reload(False, self.loaded)
             return
         lists = self.loaded.lists
+        if not lists.problems:
+            self.good = self.loaded.contents
         for trouble in lists.problems:
             self._log.error("revocation lists of before stay in force: {problem}", problem=trouble)
         self._log.info("certificates are read again ({why})", why=why)

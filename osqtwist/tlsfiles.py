@@ -45,6 +45,8 @@ class TLSFiles:
     The files that make up the server's side of TLS, and how nodes are asked for certificates.
 
     :ivar options: the option that each is from, for errors to name.
+    :ivar contents: what is taken for the contents of the files, instead of what is on the disk; nothing for the latter.
+    :ivar was_read: what was found in those that were read.
     :ivar client_auth: ``required``, ``optional`` or ``none``.
     :ivar stale_crl: ``accept`` keeps a revocation list in force past its next update; ``refuse`` refuses every
         certificate that it is about.
@@ -57,6 +59,8 @@ class TLSFiles:
     client_auth: str = "optional"
     stale_crl: str = "accept"
     options: Mapping[str, str] = OF_NODES
+    contents: Mapping[Path, bytes] = attrs.field(factory=dict, repr=False)
+    was_read: dict[Path, bytes] = attrs.field(factory=dict, repr=False, eq=False)
 
     def said(self, name: str) -> str:
         """A file as an operator said it: option and path."""
@@ -73,11 +77,22 @@ class TLSFiles:
         """Where revocation lists are: one file, or those of a folder."""
         if self.client_crl is None:
             return []
+        if self.contents:
+            return sorted(path for path in self.contents if self.client_crl in (path, path.parent))
         try:
             return sorted(path for path in self.client_crl.iterdir() if _CRL_FILE.fullmatch(path.name))
         except OSError:
             # It is a file; or whoever reads it says what is wrong.
             return [self.client_crl]
+
+    def read(self, path: Path) -> bytes:
+        """
+        What is in a file.
+
+        :raise OSError: it cannot be read.
+        """
+        found = self.was_read[path] = self.contents[path] if path in self.contents else path.read_bytes()
+        return found
 
 
 def intermediates(leaf: x509.Certificate, authorities: list[x509.Certificate]) -> list[x509.Certificate]:
@@ -104,7 +119,7 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
 def _read(files: TLSFiles, name: str) -> bytes:
     path: Path = getattr(files, name)
     try:
-        return path.read_bytes()
+        return files.read(path)
     except OSError as problem:
         raise UnusableCredential(f"{files.said(name)}: {problem.strerror}") from None
 

@@ -9,20 +9,29 @@ what a request costs: this does without (see ``docs/speed.md``).
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import socket
+import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from OpenSSL import SSL
 from twisted.internet import tcp
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHandshakeListener, IListeningPort, IProtocolFactory, ISSLTransport
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 ACCEPTS_AT_ONCE = 8
 """Connections accepted in one turn of the reactor; in each turn whoever has sent something is served too."""
+WANT_PAUSE = 0.1
+"""Seconds until connections are accepted again, after there was no file descriptor for one."""
+_TELL_AGAIN = 60.0
+_WANT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 _RECORD = 16384
 _THROWN_AWAY = 65536
 _RECORDS_A_TURN = 8
@@ -222,29 +231,70 @@ class TLSPort(tcp.Port):
 
     transport = TLSConnection  # type: ignore[assignment]
     new_connection: NewConnection
+    on_want: Callable[[], object] = staticmethod(lambda: None)
+    _log = Logger()
     _type = "TLS"
+    _told_at = -math.inf
 
-    @property
-    def numberAccepts(self) -> int:
-        """How many a turn; twisted's own port would take ever more while there are more."""
-        return ACCEPTS_AT_ONCE
+    def doRead(self) -> None:
+        """Accept some of those who wait."""
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                accepted, address = self.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as problem:
+                if problem.errno in _WANT:
+                    self._wait_for_descriptors(problem)
+                    return
+                # The peer went away again while it waited.
+                continue
+            if len(address) == 4 and address[3]:
+                address = (socket.getnameinfo(address, _NUMERIC)[0], *address[1:])
+            protocol = cast(Any, self.factory).buildProtocol(self._buildAddr(address))
+            if protocol is None:
+                accepted.close()
+                continue
+            accepted.setblocking(False)
+            number, self.sessionno = self.sessionno, self.sessionno + 1
+            protocol.makeConnection(self.transport(accepted, protocol, address, self, number, self.reactor))
 
-    @numberAccepts.setter
-    def numberAccepts(self, count: int) -> None:
-        """Stay as it is."""
+    def _wait_for_descriptors(self, problem: OSError) -> None:
+        # Twisted's own port would accept them by a descriptor that it keeps for this, and hang up: the peers come again
+        # at once.  In the kernel's queue they cost nothing, and are served when others have gone.
+        self.stopReading()
+        cast(Any, self.reactor).callLater(WANT_PAUSE, self._accept_again)
+        self.on_want()
+        now = time.monotonic()
+        if now - self._told_at >= _TELL_AGAIN:
+            self._told_at = now
+            self._log.error(
+                "connections wait: {problem}; raise the number of open files (ulimit -n, LimitNOFILE=)",
+                problem=problem.strerror,
+            )
+
+    def _accept_again(self) -> None:
+        if self.connected and not self.disconnecting:
+            self.startReading()
 
 
 def listen(
-    reactor: Any, listening: socket.socket, factory: IProtocolFactory, new_connection: NewConnection
+    reactor: Any,
+    listening: socket.socket,
+    factory: IProtocolFactory,
+    new_connection: NewConnection,
+    on_want: Callable[[], object] = lambda: None,
 ) -> IListeningPort:
     """
     Serve a factory's protocols, over TLS, to whoever connects to a listening socket.
 
     :param new_connection: gives each socket its OpenSSL connection.
+    :param on_want: called when connections have to wait for want of file descriptors.
     """
     listening.setblocking(False)
     # What reactor.adoptStreamPort does, but for the class.
     port: TLSPort = TLSPort._fromListeningDescriptor(reactor, listening.fileno(), listening.family, factory)
     port.new_connection = new_connection
+    port.on_want = on_want
     port.startListening()
     return port

@@ -19,6 +19,7 @@ from osqtwist.metrics import SUMMED_GAUGES, Metrics
 from osqtwist.ports import BoundPort
 from osqtwist.server import Server, StartFailed
 from osqtwist.statefolder import StateFolder
+from osqtwist.steadytime import steady
 from osqtwist.storage.redis_url import parse_redis_url
 from osqtwist.tracing import traces_of
 from osqtwist.workers import FIRST_SOCKET, RELOAD, REPORT_SECONDS, WorkerInstructions
@@ -49,7 +50,7 @@ def main() -> None:
     """Run as a child."""
     from twisted.internet import reactor  # noqa: PLC0415 - the one place where this process' reactor comes from
 
-    loop: Any = reactor
+    loop = steady(reactor)
     pipe = begin()
     instructions = read_instructions(WorkerInstructions)
     settings, metrics = instructions.settings, Metrics()
@@ -62,7 +63,15 @@ def main() -> None:
     try:
         traces = traces_of(loop, settings, "worker")
         node_side = NodeSide.of(
-            loop, settings, state, parse_redis_url(instructions.redis_url), secret_path, metrics, traces, True
+            loop,
+            settings,
+            state,
+            parse_redis_url(instructions.redis_url),
+            secret_path,
+            metrics,
+            traces,
+            True,
+            instructions.good,
         )
     except EXPECTED as problem:
         _fail(str(problem))

@@ -8,7 +8,7 @@ worker that died, or that makes room for a new one, is served by the one after i
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -35,6 +35,22 @@ RELOAD = "reload"
 _LOOK = 0.05
 
 
+class GoodFiles(msgspec.Struct, frozen=True):
+    """
+    What was in the files that a worker reads, when it was last good.
+
+    A worker that has to be started again serves with it while they are rubbish, as the others go on to do.
+
+    :ivar tls: by path.
+    :ivar config: by name in the config folder.
+    """
+
+    tls: dict[str, bytes] = {}
+    config: dict[str, str] = {}
+    secrets: str = ""
+    signing_keys: str = ""
+
+
 class WorkerInstructions(msgspec.Struct):
     """
     What a worker is told.
@@ -47,6 +63,7 @@ class WorkerInstructions(msgspec.Struct):
     redis_url: str
     secret_path: str | None
     sockets: list[str]
+    good: GoodFiles
 
 
 def worker_words() -> list[str]:
@@ -60,6 +77,7 @@ class Workers:
     As many workers as there are shares of the ports; a :class:`osqtwist.front.Front`.
 
     :ivar shares: for each worker its sockets.
+    :ivar good_files: what a worker is given in case the files are no good.
     """
 
     reactor: Any
@@ -68,6 +86,7 @@ class Workers:
     shares: Sequence[Sequence[BoundPort]]
     figures: SummedFigures
     metrics: Metrics
+    good_files: Callable[[], GoodFiles]
     _children: list[ChildProcess] = attrs.field(factory=list, init=False)
     _turns: DeferredLock = attrs.field(factory=DeferredLock, init=False)
     _log = Logger()
@@ -139,7 +158,7 @@ class Workers:
             self.reactor,
             f"worker {number + 1}",
             self.words,
-            msgspec.json.encode(msgspec.structs.replace(self.instructions, sockets=[port.spoken for port in share])),
+            lambda: self._instructions(share),
             descriptors={FIRST_SOCKET + place: port.socket.fileno() for place, port in enumerate(share)},
             longest_silence=LONGEST_SILENCE,
             stop_seconds=DRAIN_SECONDS + 7.0,
@@ -154,6 +173,10 @@ class Workers:
         child.on_event = happened
         child.on_figures = lambda families: self.figures.update(child, families)
         return child
+
+    def _instructions(self, share: Sequence[BoundPort]) -> bytes:
+        sockets = [port.spoken for port in share]
+        return msgspec.json.encode(msgspec.structs.replace(self.instructions, sockets=sockets, good=self.good_files()))
 
     async def _is_ready(self, child: ChildProcess) -> bool:
         until = self.reactor.seconds() + LONGEST_START

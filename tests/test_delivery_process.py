@@ -253,14 +253,15 @@ async def until_said(texts: list[str], pattern: str) -> None:
 
 
 def child(*script: str) -> ChildProcess:
-    return ChildProcess(reactor, "child", ["/bin/sh", "-c", "; ".join(script)], b"secret instructions")
+    return ChildProcess(reactor, "child", ["/bin/sh", "-c", "; ".join(script)], lambda: b"secret instructions")
 
 
 @pytest_twisted.ensureDeferred
 async def test_a_child_reads_its_instructions_and_speaks_into_the_log(said: list[str]) -> None:
     """JSON with its level, anything else as an error; when the parent wants it gone, its input ends."""
     running = child(
-        "read line",
+        "read length",
+        "line=$(head -c $length)",
         '[ "$line" = \'secret instructions\' ] && echo \'{"type":"said","level":"warn","text":"got it"}\' >&3',
         "echo plain >&3",
         "cat",

@@ -47,7 +47,7 @@ def test_every_option_is_in_the_reference(name: str) -> None:
 
 
 def test_no_document_names_an_option_that_is_not_there() -> None:
-    """Of twistd osqtwist, of the command or of a benchmark."""
+    """Of twistd osqtwist, of the command, of a benchmark or of the fault matrix."""
     known = {f"--{name.replace('_', '-')}" for name in HELP} | {"--settings"}
     for command in main.every_command().values():
         for each in [command, *subcommands(command).values()]:
@@ -56,7 +56,7 @@ def test_no_document_names_an_option_that_is_not_there() -> None:
     # Other programs' own.  osquery's are those with underscores, which ours never have, and these.
     known |= {"--nodaemon", "--pidfile", "--logfile", "--uid", "--gid", "--unix-socket", "--help"}
     known |= {"--flagfile", "--ephemeral", "--verbose", "--quick", "--editable"}
-    for path in (ROOT / "bench").rglob("*.py"):
+    for path in [*(ROOT / "bench").rglob("*.py"), *(ROOT / "tests" / "faults").glob("*.py")]:
         known |= set(re.findall(r'"(--[a-z-]+)"', path.read_text()))
     # Blocks of commands are parsed as a whole by test_documented_commands.py.
     sentences = re.sub(r"^```(?:sh|console)\n.*?^```", "", EVERYTHING, flags=re.M | re.S)

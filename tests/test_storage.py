@@ -28,6 +28,7 @@ from osqtwist.interfaces import (
     IQueryStore,
     ISignals,
     IStores,
+    ListLost,
 )
 from osqtwist.logbatch import LogBatch
 from osqtwist.loginterfaces import ILogBuffer, ISinkQueues
@@ -67,6 +68,7 @@ async def stores(request: pytest.FixtureRequest, server: RealValkey) -> AsyncIte
     clock: Any = reactor
     found: Any = MemoryStores(clock) if request.param == "memory" else server.stores(reactor)
     await found.ready()
+    await found.nodes.begin_revocations([])
     yield found
     await found.close()
 
@@ -362,6 +364,27 @@ async def test_revocations_come_and_go(stores: Any) -> None:
     assert await stores.nodes.revocations() == [Revocation("a", 2.0, "y", keys_before=1.5)]
     await stores.nodes.restore("a")
     assert await stores.nodes.revocations() == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_store_that_lost_its_data_does_not_pass_for_one_where_nobody_is_refused(server: RealValkey) -> None:
+    """It says so until the lists are begun again, with what was known; what came meanwhile stays as it is."""
+    stores = server.stores(reactor)
+    await stores.ready()
+    with pytest.raises(ListLost):
+        await stores.nodes.revocations()
+    assert await stores.denials.changed("") is None
+    with pytest.raises(ListLost):
+        await stores.denials.changed("seen before")
+    await stores.nodes.revoke(Revocation("a", 2.0))
+    assert await stores.nodes.begin_revocations([Revocation("a", 1.0), Revocation("b", 1.0)])
+    assert not await stores.nodes.begin_revocations([Revocation("c", 1.0)])
+    assert await stores.denials.begin([a_denial(1)])
+    assert not await stores.denials.begin([a_denial(2)])
+    revoked = sorted(await stores.nodes.revocations(), key=lambda each: each.node_id)
+    assert revoked == [Revocation("a", 2.0), Revocation("b", 1.0)]
+    assert list((await stores.denials.changed("")).denials) == [a_denial(1)]
+    await stores.close()
 
 
 # -- clones

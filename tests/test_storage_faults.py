@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,12 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 
-from osqtwist.interfaces import StoreFull, StoreUnavailable
+from osqtwist.denials import Denials
+from osqtwist.directory import Directory
+from osqtwist.interfaces import ListLost, StoreFull, StoreUnavailable
+from osqtwist.metrics import Metrics
 from osqtwist.node import Revocation
+from osqtwist.refusalkeeping import RefusalKeeping, Refusals
 from osqtwist.storage.redis import RedisStores
 from osqtwist.storage.redis_connection import Login
 from osqtwist.storage.redis_url import RedisPlace
@@ -194,3 +199,55 @@ async def test_replies_stay_in_order_when_callers_go_away(server: RealValkey) ->
     for number, (_, node) in enumerate(outcomes):
         assert node is None if number % 3 == 0 else node.name == f"node-{number}"
     await stores.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_is_refused_stays_refused_when_the_store_comes_back_empty(server: RealValkey, tmp_path: Path) -> None:
+    """In memory at once, in the store after a look; and a server that starts on an empty store puts the lists back."""
+    stores, metrics = server.stores(reactor), Metrics()
+    await stores.ready()
+    directory = Directory(reactor, stores.nodes, stores.signals, lambda node_id: None)
+    denials = Denials(reactor, stores.denials, stores.signals, metrics)
+    path = tmp_path / "refusals.json"
+
+    def keeping() -> RefusalKeeping:
+        return RefusalKeeping(reactor, stores, path, directory.revocations, denials.all, metrics)
+
+    keeper = keeping()
+    await keeper.begin()
+    await stores.nodes.revoke(Revocation(NODE, 1.0, "stolen"))
+    await denials.add("serial", "abc", "", "stolen", None, "a test")
+    await directory.look_at_revocations()
+    await keeper.look()
+    assert metrics.store.losses._value.get() == 0
+    for number, again in enumerate((keeper, None), 1):
+        server.kill()
+        server.empty()
+        server.start()
+        await until_it_answers(stores)
+        with pytest.raises(ListLost):
+            await directory.look_at_revocations()
+        with pytest.raises(ListLost):
+            await denials.look()
+        assert directory.is_revoked(NODE)
+        assert denials.count() == 1
+        await (again.look() if again else keeping().begin())
+        await directory.look_at_revocations()
+        await denials.look()
+        assert directory.is_revoked(NODE)
+        assert denials.count() == 1
+        assert metrics.store.losses._value.get() == number
+    await stores.nodes.restore(NODE)
+    await directory.look_at_revocations()
+    await keeper.look()
+    assert b"stolen" in path.read_bytes() and NODE.encode() not in path.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o600
+    await stores.close()
+
+
+def test_a_copy_that_is_rubbish_is_told_of_and_written_anew(tmp_path: Path) -> None:
+    """It keeps no server from starting."""
+    path = tmp_path / "refusals.json"
+    path.write_text("{")
+    keeper = RefusalKeeping(reactor, None, path, list, list, Metrics())  # type: ignore[arg-type]
+    assert keeper._kept == Refusals()

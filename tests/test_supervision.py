@@ -23,7 +23,7 @@ class CrampedReactor(Clock):
 def test_a_child_that_cannot_be_started_is_tried_again() -> None:
     """No file descriptors, no memory, no processes left: each of them is for now."""
     clock, heard = CrampedReactor(), list[str]()
-    child = ChildProcess(clock, "worker 1", ["/bin/true"], b"", on_event=heard.append)
+    child = ChildProcess(clock, "worker 1", ["/bin/true"], lambda: b"", on_event=heard.append)
     child.startService()
     clock.pump([0.5, 1.0])
     assert (clock.attempts, child.pid, heard) == (3, 0, ["died"] * 3)

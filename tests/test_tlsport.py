@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import resource
 import socket
 import ssl
 import time
@@ -265,6 +266,37 @@ async def test_an_abort_resets(server: Served) -> None:
     with pytest.raises(OSError):
         await server.call(server.talk(client))
     await server.made[0].lost.addTimeout(2, reactor)  # type: ignore[arg-type]
+
+
+@pytest_twisted.ensureDeferred
+async def test_connections_wait_while_there_are_no_file_descriptors(pki: TestPKI) -> None:
+    """None is hung up on, no turn of the reactor is spent on them, and they are served when there are some."""
+    accepted: list[Protocol] = []
+    wants: list[None] = []
+    files = TLSFiles(pki.path("server.pem"), pki.path("server.key"), pki.path("ca.pem"))
+
+    class Noted(Protocol):
+        def connectionMade(self) -> None:
+            accepted.append(self)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        connection = ReloadingServerTLS(files).connection
+        port = listen(reactor, listening, Factory.forProtocol(Noted), connection, lambda: wants.append(None))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        client = socket.create_connection(listening.getsockname(), 5)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4, hard))
+        try:
+            await pause(0.25)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert not accepted
+        assert 2 <= len(wants) <= 4
+        await pause(0.15)
+        assert len(accepted) == 1
+        await maybeDeferred(port.stopListening)
+    client.close()
+    while accepted[0].transport.connected:  # type: ignore[union-attr]
+        await pause(0.01)
 
 
 @pytest_twisted.ensureDeferred

@@ -175,6 +175,10 @@ class MemoryNodeStore:
         """See :class:`osqtwist.interfaces.INodeStore`."""
         return list(self._revoked.values())
 
+    async def begin_revocations(self, those: Sequence[Revocation]) -> bool:
+        """See :class:`osqtwist.interfaces.INodeStore`; memory does not come back without its data."""
+        return False
+
 
 def _certificate_after(old: CertificateRecord | None, new: CertificateRecord | None) -> CertificateRecord | None:
     if old is None or new is None:

@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from osqtwist.denial import Denial
 from osqtwist.denialinterfaces import MOST_DENIALS, DenialList, IDenialStore
+from osqtwist.interfaces import ListLost
 from osqtwist.storage.redis_connection import RedisConnection, Script
 
 # KEYS: denials, version.  ARGV: the new version, then what is told of beside each script.
@@ -43,6 +44,14 @@ _CHANGED = Script(
     local version = redis.call('GET', KEYS[2]) or ''
     if version == ARGV[1] then return false end
     return {version, redis.call('HVALS', KEYS[1])}
+    """
+)
+_BEGIN = Script(
+    """
+    if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+    for place = 2, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[place], ARGV[place + 1]) end
+    redis.call('SET', KEYS[2], ARGV[1])
+    return 1
     """
 )
 _AT_ONCE = 1000
@@ -76,8 +85,15 @@ class RedisDenialStore:
         found = await self._redis.run(_CHANGED, self._keys, [version])
         if found is None:
             return None
+        if not found[0]:
+            raise ListLost("the store does not know which certificates are denied: it lost its data")
         denials = [_decoder.decode(each) for each in found[1]]
         return DenialList(found[0].decode(), sorted(denials, key=lambda each: (each.created_at, each.denial_id)))
+
+    async def begin(self, denials: Sequence[Denial]) -> bool:
+        """One script."""
+        fields = [word for each in denials for word in (each.denial_id, msgspec.json.encode(each))]
+        return bool(await self._redis.run(_BEGIN, self._keys, [secrets.token_hex(8), *fields]))
 
     @property
     def _keys(self) -> list[str]:

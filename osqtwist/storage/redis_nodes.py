@@ -10,7 +10,7 @@ Nodes in Redis.
 ``expiring``           zset     id, by the time at which its newest certificate ends
 ``issuers``            hash     issuer to how many nodes' newest certificate is of it
 ``renewed``            zset     id, by the time at which it came with another certificate
-``revoked``            hash     id to revocation
+``revoked``            hash     id to revocation; an empty id once the list was begun
 =====================  =======  =======================================================================
 
 They are kept until the node is forgotten.
@@ -24,7 +24,7 @@ import attrs
 import msgspec
 from zope.interface import implementer
 
-from osqtwist.interfaces import INodeStore
+from osqtwist.interfaces import INodeStore, ListLost
 from osqtwist.node import (
     MOST_ADDRESSES,
     AddressSeen,
@@ -35,7 +35,7 @@ from osqtwist.node import (
     Revocation,
     Sighting,
 )
-from osqtwist.storage.redis_connection import RedisConnection
+from osqtwist.storage.redis_connection import RedisConnection, Script
 from osqtwist.storage.redis_node_scripts import ANNOTATE, FORGET, MERGE, RECORD, SAW, TAG
 
 _SAW_AT_ONCE = 500
@@ -47,6 +47,17 @@ _config_decoder = msgspec.json.Decoder(ConfigServed)
 _certificate_decoder = msgspec.json.Decoder(FormerCertificate)
 _former_decoder = msgspec.json.Decoder(tuple[FormerNode, ...])
 _revocation_decoder = msgspec.json.Decoder(Revocation)
+# The value of a field without a name.  A store that comes back empty must not pass for one where nobody is revoked.
+_BEGUN = b"begun"
+# KEYS: revoked.  ARGV: the value, then field and value of each revocation.
+_BEGIN = Script(
+    """
+    if redis.call('HEXISTS', KEYS[1], '') == 1 then return 0 end
+    for place = 2, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[place], ARGV[place + 1]) end
+    redis.call('HSET', KEYS[1], '', ARGV[1])
+    return 1
+    """
+)
 
 
 @implementer(INodeStore)
@@ -188,7 +199,15 @@ class RedisNodeStore:
 
     async def revocations(self) -> list[Revocation]:
         """One command."""
-        return [_revocation_decoder.decode(each) for each in await self._redis.execute("HVALS", self._revoked)]
+        found = await self._redis.execute("HVALS", self._revoked)
+        if _BEGUN not in found:
+            raise ListLost("the store does not know which nodes are revoked: it is new, or lost its data")
+        return [_revocation_decoder.decode(each) for each in found if each != _BEGUN]
+
+    async def begin_revocations(self, those: Sequence[Revocation]) -> bool:
+        """One script."""
+        fields = [word for each in those for word in (each.node_id, msgspec.json.encode(each))]
+        return bool(await self._redis.run(_BEGIN, [self._revoked], [_BEGUN, *fields]))
 
     @property
     def _shared_keys(self) -> list[str]:

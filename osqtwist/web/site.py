@@ -205,7 +205,8 @@ class NodeChannel(HTTPChannel):
         self._expect_nothing()
         self._phase = phase
         counts_from_acceptance = phase in ("handshake", "headers", "body")
-        elapsed = self.site.reactor.seconds() - self.accepted_at if counts_from_acceptance else 0.0
+        # The clock may have been set meanwhile.
+        elapsed = max(0.0, self.site.reactor.seconds() - self.accepted_at) if counts_from_acceptance else 0.0
         self._deadline = self.site.reactor.callLater(max(0.0, seconds - elapsed), self._give_up)
 
     def _expect_nothing(self) -> None:

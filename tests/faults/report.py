@@ -1,0 +1,54 @@
+"""The matrix as text for a terminal, and as a table for the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.faults.catalog import ROUTES
+from tests.faults.ledger import Balance
+from tests.faults.matrix import Row
+from tests.faults.soak import Tally
+
+_COLUMNS = ("fault", *ROUTES, "back after", "query again after", "acknowledged", "lost")
+
+
+def cells_of(row: Row) -> list[str]:
+    """A row in words."""
+    words = [str(row.cells[route]) for route in ROUTES]
+    return [
+        row.fault.name,
+        *words,
+        f"{row.back_after:.1f} s",
+        f"{row.given_after:.1f} s",
+        str(row.acknowledged),
+        str(row.lost),
+    ]
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """In columns."""
+    table = [list(_COLUMNS), *map(cells_of, rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
+    return "\n".join("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) for row in table)
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """For a page."""
+    table = [list(_COLUMNS), ["---"] * len(_COLUMNS), *map(cells_of, rows)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in table) + "\n"
+
+
+def soak_as_text(tally: Tally, balance: Balance, starts: int, troubles: Sequence[str]) -> str:
+    """What came of a soak."""
+    made = ", ".join(f"{name} {count}" for name, count in sorted(tally.faults.items()))
+    lines = [
+        f"faults: {sum(tally.faults.values())} ({made})",
+        f"answers: {', '.join(f'{word} {n}' for word, n in sorted(tally.seen.items()))}; server starts: {starts}",
+        f"acknowledged: {', '.join(f'{name} {n}' for name, n in balance.acknowledged.items())}",
+        *(f"BROKEN: {each}" for each in tally.broken),
+        *(f"LOST: {each}" for each in balance.lost),
+        *(f"unexpected in the server's log: {each}" for each in troubles),
+        f"promises broken: {len(tally.broken)}; lost: {len(balance.lost)}; lines twice: {balance.twice};"
+        f" unexpected errors: {len(troubles)}",
+    ]
+    return "\n".join(lines)
