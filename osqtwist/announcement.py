@@ -53,6 +53,7 @@ def announce(
     flags: str,
     operators: BoundPort | None = None,
     pages: str = "",
+    admin_socket: str = "",
 ) -> None:
     """Say it in the log, and on the terminal if there is one."""
     for port in ports:
@@ -60,7 +61,7 @@ def announce(
     if operators:
         _log.info("osqtwist serves operators on {port} too", port=str(operators))
         _log.info("the operators' pages are at {pages}", pages=pages)
-    _log.info("osqtwist serves operators on unix:{path}", path=str(settings.admin_socket.absolute()))
+    _log.info("osqtwist serves operators on unix:{path}", path=admin_socket or str(settings.admin_socket.absolute()))
     if development is None:
         return
     _log.warn("these are DEVELOPMENT certificates: whoever reads {key} can be any node", key=development.key("ca"))

@@ -42,6 +42,7 @@ from osqtwist.nodekey import NodeKeys
 from osqtwist.ocsp import Responders
 from osqtwist.ocspclient import OcspClient
 from osqtwist.parking import ParkedReads
+from osqtwist.passedcertificates import ProxiedIdentities
 from osqtwist.ports import most_connections_of_an_address
 from osqtwist.rollouts import Rollouts
 from osqtwist.secretbook import StoredSecrets
@@ -92,7 +93,7 @@ def assemble(
     settings: Settings,
     stores: IStores,
     configuration: NodeConfiguration,
-    identities: PeerIdentities,
+    identities: PeerIdentities | ProxiedIdentities,
     secrets: EnrollSecrets,
     node_keys: NodeKeys,
     carve_folder: Path,
@@ -150,7 +151,7 @@ def assemble(
     )
 
     def certificate_of(request: Request) -> CertificateIdentity | None:
-        return identities.of(request.transport)
+        return identities.of(request)
 
     denials = Denials(reactor, stores.denials, stores.signals, metrics)
     responders = None
@@ -165,7 +166,7 @@ def assemble(
             Exchange(reactor, metrics, in_thread, settings.max_log_body_mib * _MIB, settings.request_log)
         ),
         certificate_of=certificate_of,
-        chain_of=lambda request: identities.chain_of(request.transport),
+        chain_of=identities.chain_of,
         checks=CertificateChecks(denials, responders, report),
         authentication=Authentication(
             node_keys,

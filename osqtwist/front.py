@@ -15,8 +15,9 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from osqtwist.namedpeers import NamedPeers
 from osqtwist.ports import BoundPort
-from osqtwist.tlsport import listen
+from osqtwist.proxiedport import listen_plain, listen_tls
 from osqtwist.web.site import NodeSite
 
 DRAIN_SECONDS = 8.0
@@ -43,12 +44,19 @@ class Front(Protocol):
 
 @attrs.define(eq=False)
 class NodePorts:
-    """The ports of this process."""
+    """
+    The ports of this process.
+
+    :ivar peers: proxies that end TLS, and may connect to plain ports.
+    :ivar proxies: those that begin each connection with the PROXY protocol.
+    """
 
     reactor: Any
     ports: Sequence[BoundPort]
     site: NodeSite
     tls: Any
+    peers: NamedPeers = NamedPeers()
+    proxies: NamedPeers = NamedPeers()
     _listening: list[IListeningPort] = attrs.field(factory=list, init=False)
     _log = Logger()
 
@@ -56,7 +64,11 @@ class NodePorts:
         """See :class:`Front`."""
         for port in self.ports:
             on_want = self.site.metrics.not_accepted.inc
-            self._listening.append(listen(self.reactor, port.socket, self.site, self.tls.connection, on_want))
+            if port.is_plain:
+                listening = listen_plain(self.reactor, port.socket, self.site, self.peers, self.proxies)
+            else:
+                listening = listen_tls(self.reactor, port.socket, self.site, self.tls.connection, self.proxies, on_want)
+            self._listening.append(listening)
 
     async def shut(self) -> None:
         """See :class:`Front`."""
@@ -68,7 +80,7 @@ class NodePorts:
     async def drain(self) -> None:
         """See :class:`Front`."""
         waited = 0.0
-        while any(channel.is_answering for channel in self.site.channels) and waited < DRAIN_SECONDS:
+        while any(each.is_answering or each.is_arriving for each in self.site.channels) and waited < DRAIN_SECONDS:
             await deferLater(self.reactor, _DRAIN_STEP)
             waited += _DRAIN_STEP
         left = self.site.end_connections(lambda _: True)

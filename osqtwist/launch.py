@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import encodings.idna
+import math
 import os
 import shutil
 import socket
@@ -20,7 +21,7 @@ from typing import IO, Any
 
 import attrs
 import msgspec
-from twisted.application.service import IService
+from twisted.application.service import IService, MultiService, Service
 from twisted.logger import Logger
 
 from osqtwist.alertrule import BadAlertRule, read_rules
@@ -41,12 +42,14 @@ from osqtwist.identityrules import read_identity_rules
 from osqtwist.interfaces import IStores, StoreUnavailable
 from osqtwist.layers import BadConfiguration
 from osqtwist.metrics import Metrics
+from osqtwist.namedpeers import NamedPeers
 from osqtwist.nodekey import NodeKeys, render_signing_keys
-from osqtwist.operating import OperatorsPort, admin_api, listen_on_socket, sampling
+from osqtwist.operating import OperatorsPort, admin_api, given_socket, listen_on_socket, sampling
+from osqtwist.passedcertificates import ProxiedIdentities, Verification
 from osqtwist.pki import DevelopmentPKI, UnusablePKI, development_pki
 from osqtwist.ports import BoundPort, UnusablePort, bind_all
 from osqtwist.refusalkeeping import RefusalKeeping
-from osqtwist.reloading import HangUp, SecretsFile
+from osqtwist.reloading import HangUp, SecretsFile, SettingsInForce
 from osqtwist.rolloutfollowing import RolloutFollower
 from osqtwist.rolloutkeeping import RolloutKeeping
 from osqtwist.server import Server, StartFailed
@@ -62,6 +65,7 @@ from osqtwist.storage.redis_durability import NotDurable
 from osqtwist.storage.redis_url import BadRedisURL, RedisPlace, check_redis, parse_redis_url
 from osqtwist.storing import look_at_log_servers, server_stores
 from osqtwist.supervision import ChildProcess
+from osqtwist.systemd import Notifier, Started, Watchdog, tell_of_end
 from osqtwist.tls import (
     CredentialWatch,
     LoadedTLS,
@@ -114,7 +118,14 @@ class Host:
     on_failure: Callable[[str], object]
 
 
-def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: Host | None = None) -> IService:
+def make_server(
+    reactor: Any,
+    settings: Settings,
+    owner: Owner = Owner(),
+    host: Host | None = None,
+    notifier: Notifier = Notifier(),
+    again: Callable[[], Settings] | None = None,
+) -> IService:
     """
     Put a server together: what it needs on disk is made or checked, its ports are bound.
 
@@ -122,6 +133,8 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
     looks after the processes that serve nodes.
 
     :param host: an application that this is only a part of: it has the ports, and the say over the process.
+    :param notifier: tells systemd how it goes.
+    :param again: gathers the settings once more, to see what has changed.
     :raise BadSetting: and the others of :data:`EXPECTED`.
     """
     state = StateFolder(Path(settings.state).absolute(), owner)
@@ -129,23 +142,14 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
     if settings.role == "delivery":
         _look_at_redis(settings)
         look_at_log_servers(settings)
-        return delivery_service(reactor, settings, settings.redis)
+        return _alone(reactor, delivery_service(reactor, settings, settings.redis), notifier)
     look_at_log_servers(settings)
     lock = state.lock()
+    in_force = SettingsInForce(settings, again or (lambda: settings))
     settings, secret_path, development = _with_credentials(settings, state)
     metrics = Metrics()
     _note_start(state, lock, metrics)
-    embedded = None
-    if settings.redis:
-        place = _look_at_redis(settings)
-        redis_url = settings.redis
-    else:
-        find_binary()
-        embedded = EmbeddedValkey(reactor, state.path / STORE)
-        place = embedded.place
-        redis_url = f"unix:{place.path}"
-        if "replica" in settings.durability and not settings.log_redis:
-            raise BadSetting(f"--durability {settings.durability} needs --redis: the private Valkey has no replica")
+    place, redis_url, embedded = _store(reactor, settings, state)
     traces = traces_of(reactor, settings, "server")
     node_side = NodeSide.of(
         reactor, settings, state, place, secret_path, metrics, traces, serves_nodes=settings.worker_count == 1
@@ -154,6 +158,8 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
     if operators and (operators_tls := operators.tls):
         node_side.watches.append(CredentialWatch(reactor, operators_tls))
         node_side.reloads.append(lambda: operators_tls.reload("SIGHUP"))
+    node_side.reloads.append(in_force.compare)
+    admin_given = given_socket(settings)
     shares = bind_all(settings.port, settings.worker_count) if host is None else [[]]
     ports = shares[0]
     summed = SummedFigures(metrics.registry)
@@ -170,7 +176,8 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
     sinks = SinkView(reactor, node_side.stores, metrics)
     files = node_files(development, secret_path, settings.client_auth != "none")
     number, prefix = (host.port, host.path) if host else (ports[0].number, "".join(settings.route_prefix[:1]))
-    flags = Flagfiles(number, files, name_in_certificate(Path(settings.cert)), prefix)
+    name = name_in_certificate(Path(settings.cert)) if settings.cert else ""
+    flags = Flagfiles(number, files, name, prefix)
     crew = front if isinstance(front, Workers) else None
     refusals = RefusalKeeping(
         reactor,
@@ -196,6 +203,22 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
         SigningKeyBook(node_side.signing_keys, summed),
     )
     admin = traces.admin(admin)
+
+    def is_ready() -> None:
+        given = str(admin_given.getsockname()) if admin_given else ""
+        announce(
+            settings,
+            ports,
+            development,
+            secret_path,
+            flags.here(),
+            operators.bound if operators else None,
+            operators.url if operators else "",
+            given,
+        )
+        notifier.ready("serves nodes")
+
+    tell_of_end(reactor, notifier)
     return Server(
         reactor=reactor,
         front=front,
@@ -206,7 +229,7 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
             *traces.services,
             refusals,
             *node_side.watches,
-            *([] if host else [RareCollections(reactor), HangUp(reactor, node_side.reloads)]),
+            *([] if host else [RareCollections(reactor), HangUp(reactor, node_side.reloads, notifier)]),
             ClockWatch(reactor, metrics),
             RolloutKeeping(
                 reactor, node_side.stores, node_side.configuration, node_side.parts.rollouts, socket.gethostname()
@@ -215,22 +238,17 @@ def make_server(reactor: Any, settings: Settings, owner: Owner = Owner(), host: 
             LogKeeping(reactor, node_side.stores, sinks, settings.log_retention_hours * 3600, node_side.parts.report),
             sampling(reactor, node_side.stores, node_side.parts, sinks, summed),
             *node_side.parts.services,
+            Watchdog(reactor, notifier, node_side.stores.ping),
             *_delivery_child(reactor, settings, redis_url, metrics),
         ],
         first_looks=node_side.parts.first_looks,
         listen_admin=[
-            lambda: listen_on_socket(reactor, settings.admin_socket.absolute(), settings.admin_socket_mode, admin),
+            lambda: listen_on_socket(
+                reactor, settings.admin_socket.absolute(), settings.admin_socket_mode, admin, admin_given
+            ),
             *([lambda: operators.listen(reactor, admin, settings.deadlines)] if operators else []),
         ],
-        on_ready=lambda: announce(
-            settings,
-            ports,
-            development,
-            secret_path,
-            flags.here(),
-            operators.bound if operators else None,
-            operators.url if operators else "",
-        ),
+        on_ready=is_ready,
         on_failure=host.on_failure if host else lambda sentence: _fail(reactor, sentence),
         expected_failures=(StartFailed, StoreUnavailable, EmbeddedStoreFailed),
         lock=lock,
@@ -243,6 +261,7 @@ class NodeSide:
     What every process has that serves nodes.
 
     :ivar follower: has the configuration follow roll-outs; it must begin before nodes are served.
+    :ivar proxied: who nodes behind proxies are, where proxies may say so.
     :ivar watches: what looks for changed files, :attr:`reloads` what reads them again at once.
     """
 
@@ -255,6 +274,7 @@ class NodeSide:
     watches: list[IService]
     reloads: list[Callable[[], object]]
     secrets: SecretsFile | None
+    proxied: ProxiedIdentities | None = None
 
     @classmethod
     def of(
@@ -298,12 +318,13 @@ class NodeSide:
         stores = traces.stores(server_stores(reactor, settings, place, metrics.store))
         node_keys = NodeKeys(state.signing_keys(spare.signing_keys))
         keys_file = SigningKeysFile(reactor, state.path / SIGNING_KEYS, state, node_keys)
+        identities, proxied = _identities(settings, tls)
         parts = assemble(
             reactor,
             settings,
             stores,
             folder.configuration,
-            PeerIdentities(IdentityCache(read_identity_rules(settings.identity), settings.certificate_tags)),
+            proxied or identities,
             secrets,
             node_keys,
             state.path / CARVES,
@@ -317,7 +338,7 @@ class NodeSide:
         if secrets_file:
             watches.append(secrets_file)
             reloads.append(secrets_file.reload)
-        return cls(stores, parts, tls, folder, follower, keys_file, watches, reloads, secrets_file)
+        return cls(stores, parts, tls, folder, follower, keys_file, watches, reloads, secrets_file, proxied)
 
     def good_files(self) -> GoodFiles:
         """What was in the files when it was last good."""
@@ -333,9 +354,47 @@ class NodeSide:
         api, prefixes = self.parts.api, settings.route_prefix
         api.distributed.queued = lambda: sum(port.queued for port in ports)
         site = node_site(reactor, settings, api.app(prefixes).resource(), api.metrics, api.endpoints(prefixes))
-        eviction = Eviction(site, api, self.tls)
-        eviction.begin()
-        return NodePorts(reactor, ports, site, self.tls)
+        proxied = self.proxied
+        if proxied:
+            site.arriving = proxied.arrive
+        Eviction(site, api, self.tls, proxied.verification if proxied else None).begin()
+        peers = proxied.peers if proxied else NamedPeers()
+        return NodePorts(reactor, ports, site, self.tls, peers, NamedPeers.parse(settings.proxy_protocol))
+
+
+def _identities(settings: Settings, tls: ReloadingServerTLS) -> tuple[PeerIdentities, ProxiedIdentities | None]:
+    """Who is who on connections of nodes, and on those of proxies, if any may speak for nodes."""
+    direct = PeerIdentities(IdentityCache(read_identity_rules(settings.identity), settings.certificate_tags))
+    proxy = settings.trusted_proxy
+    if proxy is None:
+        return direct, None
+    is_required = settings.client_auth == "required"
+    peers = NamedPeers.parse(proxy.peers)
+    return direct, ProxiedIdentities(direct, Verification(tls), proxy, peers, is_required)
+
+
+def _alone(reactor: Any, service: Service, notifier: Notifier) -> IService:
+    """A service that is all of its process."""
+
+    async def nothing() -> None:
+        """It has no call of the store to try, so it is alive as long as the reactor is."""
+
+    both = MultiService()
+    service.setServiceParent(both)
+    Watchdog(reactor, notifier, nothing).setServiceParent(both)
+    Started(reactor, notifier, "delivers logs").setServiceParent(both)
+    return both
+
+
+def _store(reactor: Any, settings: Settings, state: StateFolder) -> tuple[RedisPlace, str, EmbeddedValkey | None]:
+    """Where the store is; and the private one, if there is none but that."""
+    if settings.redis:
+        return _look_at_redis(settings), settings.redis, None
+    find_binary()
+    embedded = EmbeddedValkey(reactor, state.path / STORE)
+    if "replica" in settings.durability and not settings.log_redis:
+        raise BadSetting(f"--durability {settings.durability} needs --redis: the private Valkey has no replica")
+    return embedded.place, f"unix:{embedded.place.path}", embedded
 
 
 def _look_at_redis(settings: Settings) -> RedisPlace:
@@ -386,8 +445,8 @@ def _tls_files(settings: Settings) -> TLSFiles:
         return Path(text).absolute() if text else None
 
     return TLSFiles(
-        cert=Path(settings.cert).absolute(),
-        key=Path(settings.key).absolute(),
+        cert=path(settings.cert),
+        key=path(settings.key),
         client_ca=path(settings.client_ca),
         client_crl=path(settings.client_crl),
         client_auth=settings.client_auth,
@@ -397,7 +456,8 @@ def _tls_files(settings: Settings) -> TLSFiles:
 
 def _count_reload(metrics: Metrics, is_good: bool, loaded: LoadedTLS) -> None:
     metrics.certificates.reloads.labels(result=_word(is_good)).inc()
-    metrics.certificate_expiry.set(loaded.not_after)
+    if loaded.not_after < math.inf:
+        metrics.certificate_expiry.set(loaded.not_after)
     metrics.certificates.crl_seconds_left.clear()
     for each in loaded.lists.lists:
         metrics.certificates.crl_seconds_left.labels(issuer=each.issuer).set_function(

@@ -33,7 +33,8 @@ from osqtwist.liverules import LiveRules
 from osqtwist.logview import LogView
 from osqtwist.metrics import Metrics
 from osqtwist.nodechanges import NodeChanges
-from osqtwist.ports import BoundPort, UnusablePort, bind_for_operators
+from osqtwist.pathport import listen_on_path
+from osqtwist.ports import BoundPort, UnusablePort, bind_all, bind_for_operators
 from osqtwist.revocationlists import RevocationListRow
 from osqtwist.savedqueries import SavedQueries
 from osqtwist.secretbook import SecretBook
@@ -175,15 +176,34 @@ def operators_root(admin: AdminAPI, is_local: bool) -> OperatorsRoot:
     return OperatorsRoot(admin.app().resource(), app.resource(), is_local)
 
 
-async def listen_on_socket(reactor: Any, path: Path, mode: int, admin: AdminAPI) -> IListeningPort:
+def given_socket(settings: Settings) -> socket.socket | None:
+    """
+    The operators' socket, if systemd has bound it.
+
+    :raise UnusablePort: it should have, and has not; or it is not one of the file system.
+    """
+    if not settings.admin.startswith("systemd:"):
+        return None
+    given = bind_all([settings.admin], option="--admin")[0][0].socket
+    if given.family != socket.AF_UNIX:
+        raise UnusablePort(f"--admin {settings.admin}: operators need a unix socket here; --admin-port is for TLS")
+    return given
+
+
+async def listen_on_socket(
+    reactor: Any, path: Path, mode: int, admin: AdminAPI, given: socket.socket | None = None
+) -> IListeningPort:
     """
     Serve operators on a unix socket.
 
+    :param given: it, if it is bound already.
     :raise StartFailed: it cannot be made.
     """
     site = QuietSite(
         operators_root(admin, True), requestFactory=PlainRequest, parsePOSTFormSubmission=False, reactor=reactor
     )
+    if given is not None:
+        return listen_on_path(reactor, given, site)
     try:
         endpoint = UNIXServerEndpoint(reactor, str(path), mode=mode, wantPID=True)
         port: IListeningPort = await endpoint.listen(site)

@@ -14,14 +14,19 @@ import resource
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 from twisted.internet.endpoints import _SystemdParser
 from twisted.python.systemd import ListenFDs
 
+from osqtwist.pathport import bind_path
+
 BACKLOG = 4096
 _LOOPBACK = ("127.0.0.1", "::1")
+PLAIN = ("tcp:", "unix:")
+"""What the ports begin with that a proxy ends TLS before."""
 
 
 class UnusablePort(Exception):
@@ -58,6 +63,11 @@ class BoundPort:
     socket: socket.socket
 
     @property
+    def is_plain(self) -> bool:
+        """Whether a proxy ends TLS before it."""
+        return self.spoken.startswith(PLAIN)
+
+    @property
     def number(self) -> int:
         """The port number, as bound; 0 for a socket that has none."""
         name = self.socket.getsockname()
@@ -66,7 +76,7 @@ class BoundPort:
     @property
     def queued(self) -> int:
         """How many connections wait to be accepted, where the system tells (Linux); otherwise 0."""
-        if not sys.platform.startswith("linux"):
+        if not sys.platform.startswith("linux") or self.socket.family == socket.AF_UNIX:
             return 0
         # struct tcp_info: of a listening socket tcpi_unacked is the length of its queue.
         found = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
@@ -74,8 +84,7 @@ class BoundPort:
 
     def __str__(self) -> str:
         name = self.socket.getsockname()
-        host = name[0] if isinstance(name, tuple) else name
-        return f"{self.spoken} ({host} port {self.number})"
+        return f"{self.spoken} ({name[0]} port {self.number})" if isinstance(name, tuple) else self.spoken
 
 
 def bind_for_operators(description: str) -> BoundPort:
@@ -84,6 +93,10 @@ def bind_for_operators(description: str) -> BoundPort:
 
     :raise UnusablePort: it cannot be bound.
     """
+    if description.startswith("unix:"):
+        raise UnusablePort(
+            f"--admin-port {description}: it must begin with ssl:, tcp: or systemd:; --admin is for unix:"
+        )
     if not description.startswith("tcp:"):
         return bind_all([description], option="--admin-port")[0][0]
     number, fields = _number_and_fields(description, "--admin-port")
@@ -106,6 +119,7 @@ def bind_all(descriptions: Sequence[str], shares: int = 1, option: str = "--port
     :param shares: how many processes will listen.  Each gets a socket of its own for each port, and the kernel spreads
         connections evenly over them; what waits in the queue of one that died is served by the one after it, as long
         as we keep the socket.  A socket of systemd is one for all.
+    :param option: where the descriptions come from, for errors to name.
     :return: for each share its sockets.
     :raise UnusablePort: one of them cannot be bound; those bound before it are closed again.
     """
@@ -127,7 +141,8 @@ def bind(description: str, given: ListenFDs, shares: int = 1, option: str = "--p
 
     ``ssl:PORT[:interface=ADDRESS]`` binds; without an interface, to every IPv4 and IPv6 address.
     ``systemd:name=NAME`` or ``systemd:index=N`` takes a socket that systemd has bound.  Colons inside an address
-    are escaped with a backslash, as Twisted does.
+    are escaped with a backslash, as Twisted does.  ``tcp:`` is as ``ssl:``, and ``unix:PATH[:mode=660]`` a socket in
+    the file system, both for proxies that end TLS.
 
     :raise UnusablePort: it cannot be.
     """
@@ -135,10 +150,10 @@ def bind(description: str, given: ListenFDs, shares: int = 1, option: str = "--p
     if kind == "systemd":
         _, fields = _words_of(description)
         return [BoundPort(description, _from_systemd(description, fields, given, option))] * shares
-    if kind == "tcp":
-        raise UnusablePort(f"{option} {description}: plain TCP would let anybody name himself; use ssl:")
-    if kind != "ssl":
-        raise UnusablePort(f"{option} {description}: it must begin with ssl: or systemd:")
+    if kind == "unix":
+        return [BoundPort(description, _on_path(description, option))] * shares
+    if kind not in ("ssl", "tcp"):
+        raise UnusablePort(f"{option} {description}: it must begin with ssl:, tcp:, unix: or systemd:")
     number, fields = _number_and_fields(description, option)
     try:
         return [BoundPort(description, each) for each in _listen(number, fields.get("interface", ""), shares)]
@@ -164,6 +179,17 @@ def _number_and_fields(description: str, option: str) -> tuple[int, dict[str, st
     if not (number.isascii() and number.isdecimal() and int(number) < 65536):
         raise UnusablePort(f"{option} {description}: {number!r} is not a port number")
     return int(number), fields
+
+
+def _on_path(description: str, option: str) -> socket.socket:
+    paths, fields = _words_of(description)
+    mode = fields.get("mode", "660")
+    if len(paths) != 1 or not paths[0] or set(fields) - {"mode"} or not re.fullmatch("0?[0-7]{3}", mode):
+        raise UnusablePort(f"{option} {description}: it must be unix:PATH or unix:PATH:mode=660")
+    try:
+        return bind_path(Path(paths[0]).absolute(), int(mode, 8))
+    except OSError as problem:
+        raise UnusablePort(f"{option} {description}: {problem.strerror or problem}") from None
 
 
 def _listen(number: int, interface: str, shares: int) -> list[socket.socket]:

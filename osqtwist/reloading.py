@@ -15,6 +15,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from osqtwist.enrollsecret import EnrollSecrets, parse_enroll_secrets
+from osqtwist.settings import BadSetting, Settings
+from osqtwist.systemd import Notifier
 
 CHECK_INTERVAL = 2.0
 """Seconds between two looks at a file."""
@@ -22,10 +24,15 @@ CHECK_INTERVAL = 2.0
 
 @attrs.define(eq=False)
 class HangUp(Service):
-    """Calls everything in :attr:`reloads` when the process gets SIGHUP."""
+    """
+    Calls everything in :attr:`reloads` when the process gets SIGHUP.
+
+    :ivar notifier: is told when that begins and ends.
+    """
 
     reactor: Any
     reloads: Sequence[Callable[[], object]]
+    notifier: Notifier = Notifier()
     _log = Logger()
 
     def startService(self) -> None:
@@ -43,8 +50,41 @@ class HangUp(Service):
 
     def _reload(self) -> None:
         self._log.info("SIGHUP: certificates, configuration and enroll secrets are read again")
+        self.notifier.reloading()
         for reload in self.reloads:
             reload()
+        self.notifier.ready("serves nodes")
+
+
+@attrs.define
+class SettingsInForce:
+    """
+    Says which settings have changed since the start, and count from the next one on.
+
+    What settings name (certificates, lists, configuration, enroll secrets) is read again while the server runs; they
+    themselves are not, since processes would disagree while some of them have the new ones.
+
+    :ivar again: gathers them as the start did; raises :exc:`osqtwist.settings.BadSetting`.
+    """
+
+    settings: Settings
+    again: Callable[[], Settings]
+    _log = Logger()
+
+    def compare(self) -> None:
+        """Look again, and say what there is to say."""
+        try:
+            now = self.again()
+        except BadSetting as problem:
+            self._log.error("the settings of now would not start a server: {problem}", problem=problem)
+            return
+        if changed := changed_settings(self.settings, now):
+            self._log.warn("in force only after a restart: {changed}", changed=", ".join(changed))
+
+
+def changed_settings(before: Settings, now: Settings) -> list[str]:
+    """The settings that differ, as a settings file has them."""
+    return [name for name in Settings.__struct_fields__ if getattr(before, name) != getattr(now, name)]
 
 
 @attrs.define(eq=False)

@@ -24,7 +24,10 @@ from osqtwist.fleetevents import EventSettings
 from osqtwist.identity import IdentityRule, TagRule
 from osqtwist.liverules import LiveRules
 from osqtwist.loginterfaces import Budgets
+from osqtwist.namedpeers import BadPeer, NamedPeers
 from osqtwist.ocsp import OcspMode
+from osqtwist.passedheaders import TrustedProxy
+from osqtwist.ports import PLAIN
 from osqtwist.storage.redis_durability import DurabilityLevel
 from osqtwist.targeting import parsed
 from osqtwist.web.site import Deadlines, Limits
@@ -59,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     enroll_by_certificate: bool = True
     approve_nodes: str = ""
     config: str = ""
+    proxy_protocol: tuple[str, ...] = ()
     redis: str = ""
     log_redis: tuple[str, ...] = ()
     redis_prefix: str = "osqtwist:"
@@ -96,6 +100,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     events: EventSettings | None = None
     operators: OperatorRules = OperatorRules()
     easing: EaseRule = EaseRule()
+    trusted_proxy: TrustedProxy | None = None
 
     @property
     def budgets(self) -> Budgets:
@@ -110,7 +115,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @property
     def makes_development_set_up(self) -> bool:
         """Whether nothing says which certificates to use, so that development ones are made."""
-        return not (self.cert or self.key or self.client_ca)
+        return not (self.cert or self.key or self.client_ca or self.is_plain)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether proxies end TLS on every port, so that nodes see no certificate of ours."""
+        return all(port.startswith(PLAIN) for port in self.port)
 
     @property
     def admin_socket(self) -> Path:
@@ -125,7 +135,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 HELP: dict[str, tuple[str, str]] = {
-    "port": ("ENDPOINT", "where nodes connect: ssl:PORT[:interface=ADDRESS] or systemd:name=NAME; repeatable"),
+    "port": (
+        "ENDPOINT",
+        "where nodes connect: ssl:PORT[:interface=ADDRESS] or systemd:name=NAME; for proxies that end TLS "
+        "tcp:PORT[:interface=ADDRESS] or unix:PATH[:mode=660]; repeatable",
+    ),
+    "proxy_protocol": (
+        "ADDRESS|CIDR",
+        "proxies that pass TCP through and begin each connection with the PROXY protocol, version 2; repeatable",
+    ),
     "cert": ("FILE", "the server's certificate and chain, PEM"),
     "key": ("FILE", "its private key, PEM"),
     "client_ca": ("FILE", "CA certificates that sign node certificates, PEM"),
@@ -156,7 +174,10 @@ HELP: dict[str, tuple[str, str]] = {
     ),
     "redis_prefix": ("TEXT", "begins every key in Redis"),
     "state": ("DIR", "embedded store, admin socket, carves, signing keys"),
-    "admin": ("ENDPOINT", "the operators' socket: unix:PATH[:mode=600]; by default admin.sock in the state folder"),
+    "admin": (
+        "ENDPOINT",
+        "the operators' socket: unix:PATH[:mode=600] or systemd:name=NAME; by default admin.sock in the state folder",
+    ),
     "admin_port": (
         "ENDPOINT",
         "the operators' port, with the pages: ssl:PORT[:interface=ADDRESS], or tcp:PORT:interface=127.0.0.1 without "
@@ -203,9 +224,9 @@ HELP: dict[str, tuple[str, str]] = {
 # The settings file itself, and what `osqtwist` reads to find the server.
 _OF_THE_COMMAND = ("settings", "admin_socket", "server", "server_ca", "operator_cert", "operator_key", "token_file")
 _WORDS = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
-LISTS = ("port", "log_redis", "route_prefix")
+LISTS = ("port", "log_redis", "proxy_protocol", "route_prefix")
 """Options that can be given more than once."""
-_ADMIN = re.compile(r"unix:[^:]+(:mode=0?[0-7]{3})?")
+_ADMIN = re.compile(r"unix:[^:]+(:mode=0?[0-7]{3})?|systemd:(name|index)=[^:]+")
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
 
@@ -326,6 +347,7 @@ def _check(settings: Settings) -> None:
         raise BadSetting(f"--traces is {settings.traces!r}; it must be otel, or begin with http://HOST or https://HOST")
     _check_approval(settings)
     _check_admin(settings)
+    _check_proxies(settings)
     _check_credentials(settings)
 
 
@@ -347,10 +369,36 @@ def _check_approval(settings: Settings) -> None:
 
 def _check_admin(settings: Settings) -> None:
     if settings.admin and not _ADMIN.fullmatch(settings.admin):
-        raise BadSetting(f"--admin is {settings.admin!r}; it must be unix:PATH or unix:PATH:mode=660")
+        raise BadSetting(
+            f"--admin is {settings.admin!r}; it must be unix:PATH, unix:PATH:mode=660 or systemd:name=NAME"
+        )
     for given, wanted in (("admin_cert", "admin_key"), ("admin_key", "admin_cert"), ("admin_crl", "admin_ca")):
         if getattr(settings, given) and not getattr(settings, wanted):
             raise BadSetting(f"{_option(given)} is given, but {_option(wanted)} is not")
+
+
+def _check_proxies(settings: Settings) -> None:
+    try:
+        NamedPeers.parse(settings.proxy_protocol)
+    except BadPeer as problem:
+        raise BadSetting(f"--proxy-protocol: {problem}") from None
+    trusted = settings.trusted_proxy
+    if trusted is None:
+        plain = next((port for port in settings.port if port.startswith(PLAIN)), "")
+        if plain:
+            raise BadSetting(
+                f"--port {plain} is without TLS, so anybody could name himself: it needs [trusted_proxy] in the "
+                "settings file, which says whose proxies may connect; or use ssl:"
+            )
+        return
+    try:
+        peers = NamedPeers.parse(trusted.peers)
+    except BadPeer as problem:
+        raise BadSetting(f"trusted_proxy.peers: {problem}") from None
+    if not peers:
+        raise BadSetting("trusted_proxy.peers is empty; it must name the proxies that may say who a node is")
+    if settings.client_auth == "required" and trusted.headers == "none":
+        raise BadSetting('--client-auth is required, but trusted_proxy.headers is "none": no certificate could come')
 
 
 def _check_credentials(settings: Settings) -> None:
@@ -360,6 +408,12 @@ def _check_credentials(settings: Settings) -> None:
         raise BadSetting("--ocsp-url is given, but --ocsp is off")
     if settings.ocsp_url and not re.fullmatch(r"http://[^\s/]+(/\S*)?", settings.ocsp_url):
         raise BadSetting(f"--ocsp-url is {settings.ocsp_url!r}; it must begin with http://HOST (answers are signed)")
+    if settings.is_plain:
+        needed = needed[2:] if settings.trusted_proxy and settings.trusted_proxy.headers != "none" else []
+        if needed and not named:
+            raise BadSetting("--client-ca is not given: what [trusted_proxy] passes is verified with it")
+        if settings.admin_port.startswith("ssl:") and not (settings.admin_cert or settings.cert):
+            raise BadSetting("--admin-port is given, but --admin-cert is not")
     missing = [name for name in needed if name not in named]
     if named and missing:
         raise BadSetting(f"{_option(named[0])} is given, but {_option(missing[0])} is not")

@@ -11,9 +11,10 @@ from twisted.python import usage
 
 from osqtwist.launch import EXPECTED, make_server
 from osqtwist.ports import allow_many_connections
-from osqtwist.settings import HELP, LISTS, default_of, gather
+from osqtwist.settings import HELP, LISTS, Settings, default_of, gather
 from osqtwist.statefolder import Owner
 from osqtwist.steadytime import steady
+from osqtwist.systemd import Notifier
 
 
 class Options(usage.Options):
@@ -44,7 +45,8 @@ class Options(usage.Options):
 
     def opt_settings(self, path: str) -> None:
         """FILE  a settings file (TOML)."""
-        self.settings_file = path
+        # twistd may go to another folder.
+        self.settings_file = os.path.abspath(path)  # noqa: PTH100
 
 
 def _add_option(name: str) -> None:
@@ -70,9 +72,13 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: PLC0415 - the one place where the reactor comes from
 
     allow_many_connections()
+    notifier = Notifier.take(os.environ)
+
+    def read() -> Settings:
+        return gather(options.given, os.environ, options.settings_file)
+
     try:
-        settings = gather(options.given, os.environ, options.settings_file)
-        return make_server(steady(reactor), settings, owner_of(options))
+        return make_server(steady(reactor), read(), owner_of(options), notifier=notifier, again=read)
     except EXPECTED as problem:
         _give_up(str(problem))
     raise AssertionError

@@ -10,6 +10,7 @@ would not be checked again.
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +72,7 @@ class LoadedTLS:
     :ivar warnings: what an operator should know, beside what the lists say of their times.
     :ivar trusted: the CAs of those who connect.
     :ivar contents: what was in the files; the private key too.
+    :ivar tolerates: whether a list past its time is no reason to refuse anybody.
     """
 
     context: SSL.Context
@@ -79,6 +81,7 @@ class LoadedTLS:
     warnings: tuple[str, ...]
     trusted: tuple[x509.Certificate, ...] = ()
     contents: Mapping[Path, bytes] = attrs.field(factory=dict, repr=False)
+    tolerates: bool = False
 
     def trusts(self, chain: Sequence[x509.Certificate]) -> bool:
         """Whether a chain, which was verified when the CAs were others, still ends at one; a renewed CA is the same."""
@@ -106,6 +109,33 @@ def load(files: TLSFiles, now: float, before: RevocationLists | None = None) -> 
 def _load(files: TLSFiles, now: float, before: RevocationLists | None) -> LoadedTLS:
     if files.client_auth == "required" and not files.client_ca:
         raise UnusableCredential(f"--client-auth required needs {files.options['client_ca']}")
+    trusted = authorities(files)
+    context = _new_context()
+    not_after, warnings = math.inf, list[str]()
+    if files.cert is not None:
+        not_after, warnings = _show_certificate(context, files, trusted, now)
+    lists = RevocationLists()
+    tolerated: frozenset[int] = frozenset()
+    if trusted:
+        store = context.get_cert_store()
+        if store is None:
+            raise UnusableCredential("OpenSSL has no certificate store")
+        _trust(store, trusted, files.said("client_ca"))
+        if files.client_crl:
+            lists = read_lists(files, trusted, before)
+            for each in lists.lists:
+                _forbid(store, each.crl, files.said("client_crl"))
+            store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
+            tolerated, more = lists.tolerances(files, trusted)
+            warnings += more
+        context.set_verify(_VERIFY[files.client_auth], _tolerating(tolerated) if tolerated else None)
+    return LoadedTLS(context, not_after, lists, tuple(warnings), tuple(trusted), files.was_read, bool(tolerated))
+
+
+def _show_certificate(
+    context: SSL.Context, files: TLSFiles, trusted: list[x509.Certificate], now: float
+) -> tuple[float, list[str]]:
+    """Have a context show the server's certificate; answers with its end, and what there is to warn of."""
     chain = certificates(files)
     leaf = chain[0]
     key = private_key(files)
@@ -121,8 +151,6 @@ def _load(files: TLSFiles, now: float, before: RevocationLists | None) -> Loaded
     warnings = []
     if not_after - now < WARN_BEFORE_EXPIRY:
         warnings.append(f"{files.said('cert')} expires on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
-    trusted = authorities(files)
-    context = _new_context()
     try:
         context.use_certificate(leaf)
         for issuer in chain[1:] or intermediates(leaf, trusted):
@@ -133,22 +161,7 @@ def _load(files: TLSFiles, now: float, before: RevocationLists | None) -> Loaded
         is_ours = isinstance(problem, SSL.Error | crypto.Error) and any(problem.args)
         reason = problem.args[0][-1][-1] if is_ours else problem
         raise UnusableCredential(f"{files.said('cert')} is refused by OpenSSL: {reason}") from None
-    lists = RevocationLists()
-    if trusted:
-        store = context.get_cert_store()
-        if store is None:
-            raise UnusableCredential("OpenSSL has no certificate store")
-        _trust(store, trusted, files.said("client_ca"))
-        tolerated: frozenset[int] = frozenset()
-        if files.client_crl:
-            lists = read_lists(files, trusted, before)
-            for each in lists.lists:
-                _forbid(store, each.crl, files.said("client_crl"))
-            store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
-            tolerated, more = lists.tolerances(files, trusted)
-            warnings += more
-        context.set_verify(_VERIFY[files.client_auth], _tolerating(tolerated) if tolerated else None)
-    return LoadedTLS(context, not_after, lists, tuple(warnings), tuple(trusted), files.was_read)
+    return not_after, warnings
 
 
 def _trust(store: crypto.X509Store, authorities: Sequence[x509.Certificate], said: str) -> None:
@@ -347,27 +360,30 @@ class PeerIdentities:
 
     cache: IdentityCache
 
-    def of(self, transport: Any) -> CertificateIdentity | None:
+    def of(self, visitor: Any) -> CertificateIdentity | None:
         """
         The identity of the certificate that the peer showed; ``None`` if it showed none.
+
+        :param visitor: a request, a channel, or whatever else has a ``transport``.
 
         It was verified in the handshake, or the handshake would have failed.
 
         :raise UnidentifiedCertificate: no rule makes an identity of it.
         """
-        connection = _connection_of(transport)
+        connection = connection_of(visitor.transport)
         certificate = connection.get_peer_certificate() if connection else None
         if certificate is None:
             return None
         return self.cache.identify(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate))
 
-    def chain_of(self, transport: Any) -> list[x509.Certificate]:
+    def chain_of(self, visitor: Any) -> list[x509.Certificate]:
         """The certificate that the peer showed and those above it, as verified in the handshake; maybe none."""
-        connection = _connection_of(transport)
+        connection = connection_of(visitor.transport)
         return (connection.get_verified_chain(as_cryptography=True) or []) if connection else []
 
 
-def _connection_of(transport: Any) -> SSL.Connection | None:
+def connection_of(transport: Any) -> SSL.Connection | None:
+    """The OpenSSL connection of a transport; nothing if it has none, or no longer."""
     get_handle = getattr(transport, "getHandle", None)
     connection = get_handle() if get_handle else None
     return connection if isinstance(connection, SSL.Connection) else None

@@ -44,6 +44,7 @@ class TLSFiles:
     """
     The files that make up the server's side of TLS, and how nodes are asked for certificates.
 
+    :ivar cert: nothing where proxies end TLS on every port.
     :ivar options: the option that each is from, for errors to name.
     :ivar contents: what is taken for the contents of the files, instead of what is on the disk; nothing for the latter.
     :ivar was_read: what was found in those that were read.
@@ -52,8 +53,8 @@ class TLSFiles:
         certificate that it is about.
     """
 
-    cert: Path
-    key: Path
+    cert: Path | None
+    key: Path | None
     client_ca: Path | None = None
     client_crl: Path | None = None
     client_auth: str = "optional"

@@ -221,7 +221,7 @@ class SayWho(Protocol):
     """Answers each line with the identity of whoever sent it."""
 
     def dataReceived(self, data: bytes) -> None:
-        who = PeerIdentities(IdentityCache((IdentityRule(),))).of(self.transport)
+        who = PeerIdentities(IdentityCache((IdentityRule(),))).of(self)
         self.transport.write((who.value if who else "nobody").encode() + b"\n")  # type: ignore[union-attr]
 
 

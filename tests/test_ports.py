@@ -34,7 +34,10 @@ def test_without_an_interface_both_protocols_are_served() -> None:
 @pytest.mark.parametrize(
     ("description", "words"),
     [
-        ("tcp:8080", "plain TCP"),
+        ("tcp:x", "not a port number"),
+        ("unix:", "must be unix:PATH"),
+        ("unix:/nowhere/x", "No such file"),
+        ("unix:/x:mode=888", "must be unix:PATH"),
         ("udp:1", "must begin with ssl:"),
         ("ssl:", "not a port number"),
         ("ssl:70000", "not a port number"),

@@ -100,6 +100,7 @@ def test_every_option_is_explained() -> None:
         "certificate_tags",
         "deadlines",
         "limits",
+        "trusted_proxy",
         "live",
         "sink",
         "operators",

@@ -53,7 +53,7 @@ class SayWho(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         try:
-            who = PeerIdentities(IdentityCache((IdentityRule(),))).of(self.transport)
+            who = PeerIdentities(IdentityCache((IdentityRule(),))).of(self)
             answer = who.value if who else "nobody"
         except UnidentifiedCertificate as problem:
             answer = str(problem)

@@ -39,9 +39,14 @@ class PlainRequest(Request):
 
 
 class NodeRequest(PlainRequest):
-    """A request whose body has a limit, known from its path, and is kept in memory up to it."""
+    """
+    A request whose body has a limit, known from its path, and is kept in memory up to it.
+
+    :ivar passed: what a proxy says of it, if one does.
+    """
 
     content: Any
+    passed: Any = None
     _limit = 0
     _received = 0
 
@@ -65,6 +70,7 @@ class NodeRequest(PlainRequest):
     def process(self) -> None:
         """Go to the endpoint of the path, or else to the site's resource."""
         channel: NodeChannel = self.channel  # type: ignore[assignment]
+        channel.site.arriving(self)
         endpoint = channel.site.endpoints.get(self.path) if self.method in _METHODS else None
         if endpoint is None:
             if self.path == b"*" or not _is_text(self.path):

@@ -58,6 +58,8 @@ class Deadlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _MAX_HEADERS = 64
+_ARRIVES_WITHIN = 2.0
+"""Seconds from acceptance in which a stop waits for a request: a node sends it with its handshake."""
 _MAX_HEADER_BYTES = 16384
 
 
@@ -68,6 +70,7 @@ class NodeChannel(HTTPChannel):
 
     :ivar accepted_at: clock time of the acceptance; the hold of a distributed read counts from here.
     :ivar caller: who sent its newest request, as proven; nothing before that.
+    :ivar passed: what a proxy said with that request (:class:`osqtwist.passedcertificates.Passed`), if one did.
     """
 
     maxHeaders = _MAX_HEADERS
@@ -77,6 +80,7 @@ class NodeChannel(HTTPChannel):
     accepted_at = 0.0
     address = ""
     caller: Any = None
+    passed: Any = None
     _phase = "handshake"
     _deadline: IDelayedCall | None = None
     _is_discarding = False
@@ -165,6 +169,13 @@ class NodeChannel(HTTPChannel):
         """Whether a request is being handled, or its answer still on the way out."""
         return bool(self.requests) or self._phase in ("answer", "linger")
 
+    @property
+    def is_arriving(self) -> bool:
+        """Whether it was accepted a moment ago, and its request is probably on the way."""
+        return self._phase in ("handshake", "headers", "body") and (
+            self.site.reactor.seconds() - self.accepted_at < _ARRIVES_WITHIN
+        )
+
     def refuse(self, code: int, text: str) -> None:
         """
         Answer at once, before the request is whole, and read no more of it.
@@ -242,11 +253,13 @@ class NodeSite(QuietSite):
     :param plain_paths: paths on which a refusal must not be JSON.
     :param crowds: counts connections by address.
     :ivar after_handshake: called with each connection when it has shaken hands; may abort it.
+    :ivar arriving: called with each request of a node before anything is done with it.
     :param endpoints: what answers POST and PUT on these paths, without asking the resource.
     """
 
     protocol = NodeChannel  # type: ignore[assignment]
     after_handshake: Callable[[NodeChannel], object] = staticmethod(lambda channel: None)
+    arriving: Callable[[Request], object] = staticmethod(lambda request: None)
 
     def __init__(
         self,
