@@ -16,7 +16,10 @@ _BACKLOG = 4096
 
 
 class _PathPort(unix.Port):
-    """Leaves the socket's file alone: other processes may listen on it, and more come after this one."""
+    """Leaves the socket and its file alone: other processes may listen on it, and more come after this one."""
+
+    # To shut it would end it for them too; twisted knows that of its TCP ports only.
+    _shouldShutdown = False
 
     def connectionLost(self, reason: Failure) -> None:
         """Close the socket, and nothing else."""
