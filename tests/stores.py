@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import shutil
@@ -26,6 +27,17 @@ from osqtwist.storage.redis_url import RedisPlace, _Blocking, check_redis
 _numbers = itertools.count(1)
 
 
+PASSWORD = "for tests"
+USERS = Path(__file__).parent.parent / "packaging" / "redis" / "users.acl"
+
+
+def users_for_tests(keys: str = "*") -> str:
+    """The rights that operators give us, with a password, and those of tests themselves, which may do everything."""
+    text = USERS.read_text().replace("0" * 64, hashlib.sha256(PASSWORD.encode()).hexdigest())
+    text = text.replace("user default off", "user default on nopass ~* &* +@all")
+    return text.replace("~osqtwist:*", f"~{keys}").replace("&osqtwist:*", f"&{keys}")
+
+
 @attrs.define
 class RealValkey:
     """A Valkey process on a socket in a folder of its own."""
@@ -37,8 +49,13 @@ class RealValkey:
     opened: list[RedisStores] = attrs.field(factory=list)
 
     @property
+    def has_users(self) -> bool:
+        """Whether stores come as the user of packaging/redis/users.acl, unless a test has rights of its own."""
+        return not any("requirepass" in word or word == "--user" for word in self.arguments)
+
+    @property
     def place(self) -> RedisPlace:
-        """Where it listens."""
+        """Where it listens; for tests, which may do everything."""
         return RedisPlace("unix", (), str(self.folder / "valkey.sock"), Login())
 
     def start(self) -> None:
@@ -48,6 +65,10 @@ class RealValkey:
             return
         words = [find_binary(), "--port", "0", "--unixsocket", self.place.path, "--dir", str(self.folder)]
         words += ["--appendonly", "yes", "--save", "", "--logfile", str(self.folder / "log"), *self.arguments]
+        if self.has_users:
+            rights = self.folder / "users.acl"
+            rights.write_text(users_for_tests())
+            words += ["--aclfile", str(rights)]
         self._run(words)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
@@ -83,7 +104,8 @@ class RealValkey:
 
     def stores(self, reactor: Any, place: RedisPlace | None = None, prefix: str = "", **more: Any) -> RedisStores:
         """Stores with keys of their own; they are closed with the server at the latest."""
-        stores = RedisStores(reactor, place or self.place, prefix or f"test{next(_numbers)}:", **more)
+        least = attrs.evolve(self.place, login=Login("osqtwist", PASSWORD)) if self.has_users else self.place
+        stores = RedisStores(reactor, place or least, prefix or f"test{next(_numbers)}:", **more)
         self.opened.append(stores)
         return stores
 

@@ -140,12 +140,12 @@ async def test_a_full_server_is_full_and_not_away(server: RealValkey) -> None:
     stores = server.stores(reactor)
     await stores.ready()
     await stores.logs.append(a_batch())
-    await stores._redis.execute("CONFIG", "SET", "maxmemory", "1")
+    server.ask("CONFIG", "SET", "maxmemory", "1")
     for call in (stores.logs.append(a_batch()), stores.nodes.record(a_node()), stores.queries.add(a_query())):
         with pytest.raises(StoreFull):
             await call
     assert len(await stores.logs.read("", 10)) == 1
-    await stores._redis.execute("CONFIG", "SET", "maxmemory", "0")
+    server.ask("CONFIG", "SET", "maxmemory", "0")
     await stores.logs.append(a_batch())
     await stores.close()
 
