@@ -22,7 +22,7 @@ from osqtwist.interfaces import StoreUnavailable
 from osqtwist.storage.embedded import find_binary
 from osqtwist.storage.redis import RedisStores
 from osqtwist.storage.redis_connection import Login
-from osqtwist.storage.redis_url import RedisPlace, _Blocking, check_redis
+from osqtwist.storage.redis_url import BlockingRedis, RedisPlace, check_redis
 
 _numbers = itertools.count(1)
 
@@ -98,7 +98,7 @@ class RealValkey:
 
     def ask(self, *words: str, also: tuple[str, ...] = ()) -> Any:
         """What it answers to a command (and then to another on the same connection), asked without a reactor."""
-        with _Blocking.to(self.place) as talk:
+        with BlockingRedis.to(self.place) as talk:
             answer = talk.ask(*words)
             return talk.ask(*also) if also else answer
 

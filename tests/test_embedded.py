@@ -23,7 +23,7 @@ from osqtwist.interfaces import StoreUnavailable
 from osqtwist.storage import embedded as module
 from osqtwist.storage.embedded import EmbeddedStoreFailed, EmbeddedValkey, find_binary
 from osqtwist.storage.redis import RedisStores
-from osqtwist.storage.redis_url import _Blocking
+from osqtwist.storage.redis_url import BlockingRedis
 from tests.test_storage import a_batch
 from tests.test_storage_faults import pause, until_it_answers
 
@@ -50,7 +50,7 @@ class Making:
 
     def pid(self) -> int:
         """The process that answers on the socket."""
-        with _Blocking.to(EmbeddedValkey(reactor, self.folder).place) as talk:
+        with BlockingRedis.to(EmbeddedValkey(reactor, self.folder).place) as talk:
             text = talk.ask("INFO", "server").decode()
         return int(text.partition("process_id:")[2].split()[0])
 
@@ -103,7 +103,7 @@ async def test_only_its_owner_reaches_it(making: Making) -> None:
     """No port; a socket that nobody else can open; nothing is evicted, everything is written to a file."""
     await making.valkey().start()
     assert (making.folder / "valkey.sock").stat().st_mode & 0o777 == 0o700
-    with _Blocking.to(making.valkey().place) as talk:
+    with BlockingRedis.to(making.valkey().place) as talk:
         for name, value in (("port", b"0"), ("maxmemory-policy", b"noeviction"), ("appendonly", b"yes")):
             assert talk.ask("CONFIG", "GET", name)[1] == value
 
@@ -319,7 +319,7 @@ async def test_a_long_file_may_take_longer(making: Making, monkeypatch: pytest.M
     """While it says that it is reading its file it is waited for."""
     embedded = making.valkey()
     await embedded.start()
-    with _Blocking.to(embedded.place) as talk:
+    with BlockingRedis.to(embedded.place) as talk:
         # Enough commands for Valkey to look after its clients in between: every 1024.
         for number in range(4000):
             talk.ask("SET", f"k{number}", "v")

@@ -157,6 +157,8 @@ LAYERS: list[tuple[str, set[str]]] = [
         "edges",
         {
             "adminclient",
+            "archive",
+            "backup",
             "cafolder",
             "certificateauthority",
             "certificaterequest",

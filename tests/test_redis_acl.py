@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 ACL = ROOT / "packaging" / "redis" / "users.acl"
 STORAGE = ROOT / "osqtwist" / "storage"
 # With a subcommand in the next word, by which rights can be given.
-CONTAINERS = {"XGROUP", "XINFO"}
+CONTAINERS = {"PUBSUB", "XGROUP", "XINFO"}
 # Said to sentinels, which have users of their own; and words of errors that replies begin with.
 NOT_COMMANDS = {"SENTINEL", "BUSYGROUP", "LOADING", "NOGROUP", "OOM", "READONLY"}
 
@@ -43,6 +43,12 @@ def test_the_server_may_do_what_it_does_and_nothing_else() -> None:
     wanted = used(*STORAGE.glob("redis*.py"), STORAGE / "sharded.py")
     assert len(wanted) > 50
     assert allowed("osqtwist") == wanted
+
+
+def test_a_backup_may_do_what_it_does_and_nothing_else() -> None:
+    """Of another server; the private one has no users."""
+    wanted = used(STORAGE / "copying.py") - {"BGSAVE", "INFO"} | {"AUTH", "SELECT"}
+    assert allowed("osqtwist-backup") == wanted
 
 
 def test_nobody_can_sign_in_before_a_password_is_set() -> None:

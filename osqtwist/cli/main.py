@@ -34,6 +34,8 @@ _COMMANDS = {
     "config": "osqtwist.cli.config:config",
     "rollout": "osqtwist.cli.rollout:rollout",
     "export": "osqtwist.cli.export:export",
+    "backup": "osqtwist.cli.backups:backup",
+    "restore": "osqtwist.cli.backups:restore",
     "pki": "osqtwist.cli.pki:pki",
     "capacity": "osqtwist.cli.capacity:capacity",
     "flags": "osqtwist.cli.programs:flags",

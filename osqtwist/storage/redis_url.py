@@ -168,42 +168,40 @@ def check_redis(place: RedisPlace, durability: str = "append") -> list[str]:
         if name and not Path(name).is_file():
             raise StoreUnavailable(f"--redis: there is no file {name}")
     try:
-        with _Blocking.to(place) as talk:
-            if place.login.password and place.kind != "sentinel":
-                words = (
-                    (place.login.username, place.login.password) if place.login.username else (place.login.password,)
-                )
-                talk.ask("AUTH", *words)
+        with BlockingRedis.to(place) as talk:
+            if place.kind != "sentinel":
+                talk.sign_in(place.login)
             talk.ask("PING")
             if place.kind == "sentinel":
                 if not talk.ask("SENTINEL", "get-master-addr-by-name", place.master):
                     raise StoreUnavailable(f"--redis {place}: the sentinels know no master {place.master!r}")
                 return []
             check_durability(durability, talk.ask)
-            with contextlib.suppress(_Refused, IndexError):
+            with contextlib.suppress(RedisRefused, IndexError):
                 # CONFIG GET would say it too, and passwords as well: nobody should need that right.
                 facts = talk.ask("INFO", "memory").decode("utf-8", "replace")
                 found = facts.partition("maxmemory_policy:")[2].split(maxsplit=1)[0]
                 if found != "noeviction":
                     return [f"Redis evicts keys when it is full (maxmemory-policy {found}); set it to noeviction"]
             return []
-    except (OSError, ValueError, _Refused) as problem:
+    except (OSError, ValueError, RedisRefused) as problem:
         raise StoreUnavailable(f"--redis {place}: {getattr(problem, 'strerror', None) or problem}") from None
 
 
-class _Refused(Exception):
+class RedisRefused(Exception):
     """Redis answered with an error."""
 
 
-class _Blocking:
-    """As much of a Redis client as one look needs."""
+class BlockingRedis:
+    """As much of a Redis client as is needed where no reactor runs."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._stream = connection.makefile("rwb")
 
     @classmethod
     @contextlib.contextmanager
-    def to(cls, place: RedisPlace) -> Iterator[_Blocking]:
+    def to(cls, place: RedisPlace) -> Iterator[BlockingRedis]:
+        """A connection, for as long as the context lasts; it has not signed in."""
         with contextlib.ExitStack() as stack:
             if place.kind == "unix":
                 connection = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -220,9 +218,27 @@ class _Blocking:
             stack.enter_context(contextlib.closing(talk._stream))
             yield talk
 
-    def ask(self, *words: str) -> Any:
+    def sign_in(self, login: Login) -> None:
+        """
+        Say who we are, and choose the database.
+
+        :raise RedisRefused: the server does not want us.
+        """
+        if login.password:
+            self.ask("AUTH", *([login.username] if login.username else []), login.password)
+        if login.database:
+            self.ask("SELECT", str(login.database))
+
+    def ask(self, *words: str | bytes) -> Any:
+        """
+        What the server answers to a command: bytes, ``None``, or a list of those.
+
+        :raise RedisRefused: an error.
+        """
         parts = [f"*{len(words)}\r\n".encode()]
-        parts += [b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words]
+        for word in words:
+            data = word if isinstance(word, bytes) else word.encode()
+            parts.append(b"$%d\r\n%s\r\n" % (len(data), data))
         self._stream.write(b"".join(parts))
         self._stream.flush()
         return self._reply()
@@ -231,14 +247,14 @@ class _Blocking:
         line = self._stream.readline().rstrip(b"\r\n")
         kind, rest = line[:1], line[1:]
         if kind == b"-":
-            raise _Refused(without_arguments(rest.decode("utf-8", "replace")))
+            raise RedisRefused(without_arguments(rest.decode("utf-8", "replace")))
         if kind == b"$":
             size = int(rest)
             return None if size < 0 else self._stream.read(size + 2)[:-2]
         if kind == b"*":
             return None if int(rest) < 0 else [self._reply() for _ in range(int(rest))]
         if kind not in (b"+", b":"):
-            raise _Refused("what answers there is not Redis")
+            raise RedisRefused("what answers there is not Redis")
         return rest
 
 
