@@ -74,17 +74,18 @@ def snapshot(place: RedisPlace, folder: Path, seconds: float) -> Path:
         before = _facts(talk)["rdb_saves"]
         talk.ask("BGSAVE", "SCHEDULE")
         until = time.monotonic() + seconds
-        while (facts := _facts(talk))["rdb_saves"] == before:
-            if facts["rdb_last_bgsave_status"] != "ok" and facts["rdb_bgsave_in_progress"] == "0":
-                raise CopyFailed(f"{place}: Valkey could not write its snapshot; its log in {folder} says why")
+        # Saves are counted when they begin; ours may have to wait for the append-only file's rewriting.
+        while (facts := _facts(talk))["rdb_saves"] == before or facts["rdb_bgsave_in_progress"] != "0":
             if time.monotonic() > until:
                 raise CopyFailed(f"{place}: Valkey did not write its snapshot in {seconds:g} s")
             time.sleep(_STEP)
+    if facts["rdb_last_bgsave_status"] != "ok":
+        raise CopyFailed(f"{place}: Valkey could not write its snapshot; its log in {folder} says why")
     return folder / SNAPSHOT
 
 
 def put_snapshot(snapshot: Path, folder: Path) -> None:
-    """Make a snapshot the data of a private Valkey that does not run and has none: its append-only file begins with it."""
+    """Make a snapshot the data of a private Valkey that does not run and has none; its append-only file begins so."""
     parts = folder / LOG_FOLDER
     parts.mkdir(mode=0o700, parents=True, exist_ok=True)
     snapshot.replace(parts / _BASE)
