@@ -358,8 +358,9 @@ class NodeSide:
         if proxied:
             site.arriving = proxied.arrive
         Eviction(site, api, self.tls, proxied.verification if proxied else None).begin()
-        peers = proxied.peers if proxied else NamedPeers()
-        return NodePorts(reactor, ports, site, self.tls, peers, NamedPeers.parse(settings.proxy_protocol))
+        peers, passing = proxied.peers if proxied else NamedPeers(), NamedPeers.parse(settings.proxy_protocol)
+        site.proxies = peers.and_those_of(passing)
+        return NodePorts(reactor, ports, site, self.tls, peers, passing)
 
 
 def _identities(settings: Settings, tls: ReloadingServerTLS) -> tuple[PeerIdentities, ProxiedIdentities | None]:

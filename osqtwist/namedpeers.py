@@ -46,6 +46,10 @@ class NamedPeers:
     def __bool__(self) -> bool:
         return bool(self.networks) or self.takes_unix
 
+    def and_those_of(self, others: NamedPeers) -> NamedPeers:
+        """Both together."""
+        return NamedPeers((*self.networks, *others.networks), self.takes_unix or others.takes_unix)
+
     def have(self, host: str) -> bool:
         """Whether an address is one of them; the empty one is that of a unix socket."""
         return _is_in(self, host)

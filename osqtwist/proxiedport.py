@@ -42,11 +42,14 @@ class ProxyPreface:
     Not a byte beyond the header is read, and until it is whole the protocol hears nothing; its deadline of the
     handshake runs already.
 
+    A protocol with a method ``comes_from`` is told the address, and says whether it may go on.
+
     :ivar via: the proxy's own address.
     """
 
     via: str
     client: Any
+    protocol: Any
     socket: Any
     _addressType: Any
     _header = b""
@@ -92,14 +95,16 @@ class ProxyPreface:
                     problem=problem,
                 )
                 return CONNECTION_LOST
-            self._become(source)
-            return None
+            return self._become(source)
 
-    def _become(self, source: Source | None) -> None:
+    def _become(self, source: Source | None) -> _End:
         self._is_read, self._header = True, b""
-        if source is not None:
-            self._addressType = address.IPv6Address if source.is_ipv6 else address.IPv4Address
-            self.client = (source.host, source.port)
+        if source is None:
+            return None
+        self._addressType = address.IPv6Address if source.is_ipv6 else address.IPv4Address
+        self.client = (source.host, source.port)
+        comes_from: Callable[[str], bool] | None = getattr(self.protocol, "comes_from", None)
+        return None if comes_from is None or comes_from(source.host) else CONNECTION_LOST
 
 
 class _ProxiedTLSConnection(ProxyPreface, TLSConnection):  # type: ignore[misc]

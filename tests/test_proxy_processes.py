@@ -259,8 +259,15 @@ def test_a_node_behind_a_proxy(kind: str, request: pytest.FixtureRequest) -> Non
 def test_who_may_speak_the_proxy_protocol(start: Start, tmp_path: Path) -> None:
     """A peer that is named must; one that is not is served as ever, and not believed."""
     own = Own(tmp_path)
-    server = start(*words_of(own, "--port", "ssl:0:interface=127.0.0.1", "--proxy-protocol", "127.0.0.2"))
-    header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes([192, 0, 2, 1, 192, 0, 2, 2, 1, 1, 2, 2])
+    settings = tmp_path / "o.toml"
+    settings.write_text("[limits]\nconnections_per_address = 2\n")
+    words = words_of(own, "--port", "ssl:0:interface=127.0.0.1", "--proxy-protocol", "127.0.0.2")
+    server = start(*words, "--settings", str(settings))
+
+    def header_of(last: int) -> bytes:
+        return b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes([192, 0, 2, last, 192, 0, 2, 2, 1, 1, 2, 2])
+
+    header = header_of(1)
     context = ssl.create_default_context(cafile=str(own.pki.certificate("ca")))
 
     def shakes_hands(source: str, sends: bytes) -> bool:
@@ -276,6 +283,15 @@ def test_who_may_speak_the_proxy_protocol(start: Start, tmp_path: Path) -> None:
     assert shakes_hands("127.0.0.1", b"")
     assert not shakes_hands("127.0.0.1", header)
     server.wait_for("a connection of 127.0.0.2 is ended, which --proxy-protocol names")
+    # How many one address may have is counted of the nodes', not of the proxy's.
+    with contextlib.ExitStack() as stack:
+        for last in (3, 4, 3, 4, 5):
+            waiting = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 5, ("127.0.0.2", 0)))
+            waiting.sendall(header_of(last))
+        time.sleep(0.2)
+        assert not shakes_hands("127.0.0.2", header_of(3))
+        assert shakes_hands("127.0.0.2", header_of(5))
+    server.wait_for("connections of 192.0.2.3 are refused")
 
 
 def test_a_plain_port_is_for_named_peers(start: Start, tmp_path: Path) -> None:

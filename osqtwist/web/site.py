@@ -20,6 +20,7 @@ from twisted.web.server import Request, Site
 from zope.interface import implementer
 
 from osqtwist.metrics import Metrics
+from osqtwist.namedpeers import NamedPeers
 from osqtwist.web.crowds import Crowds
 from osqtwist.web.request import Endpoint, NodeRequest
 from osqtwist.wire import refusal
@@ -103,6 +104,16 @@ class NodeChannel(HTTPChannel):
         self._has_shaken_hands = True
         self._expect("headers", self.site.deadlines.headers)
         self.site.after_handshake(self)
+
+    def comes_from(self, address: str) -> bool:
+        """Its proxy says where it really comes from; false if there are too many from there, and it has to end."""
+        crowds = self.site.crowds
+        crowds.leave(self.address)
+        self.address = address if crowds.enter(address) else ""
+        if not self.address:
+            crowds.enter("")
+            self.site.metrics.connections_refused.inc()
+        return bool(self.address)
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes, unless the answer is already decided."""
@@ -253,12 +264,14 @@ class NodeSite(QuietSite):
     :param plain_paths: paths on which a refusal must not be JSON.
     :param crowds: counts connections by address.
     :ivar after_handshake: called with each connection when it has shaken hands; may abort it.
+    :ivar proxies: whose connections are other peers', so that they are not counted as theirs.
     :ivar arriving: called with each request of a node before anything is done with it.
     :param endpoints: what answers POST and PUT on these paths, without asking the resource.
     """
 
     protocol = NodeChannel  # type: ignore[assignment]
     after_handshake: Callable[[NodeChannel], object] = staticmethod(lambda channel: None)
+    proxies = NamedPeers()
     arriving: Callable[[Request], object] = staticmethod(lambda request: None)
 
     def __init__(
@@ -301,6 +314,8 @@ class NodeSite(QuietSite):
         A node takes that for a network that fails: it keeps what it has, and comes again.
         """
         address = str(getattr(addr, "host", ""))
+        if self.proxies.have(address):
+            address = ""
         if not self.crowds.enter(address):
             self.metrics.connections_refused.inc()
             return None
