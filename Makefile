@@ -6,7 +6,7 @@ PORT ?= ssl:8443
 SECONDS ?= 60
 MINUTES ?= 10
 
-.PHONY: run test test-fast lint docs bench crashtest faults fuzz clean help
+.PHONY: audit run test test-fast lint docs bench crashtest faults fuzz clean help
 
 help:           ## What there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -56,6 +56,12 @@ fuzz: $(VENV)/test.stamp  ## Fuzz every parser, guided by coverage (MINUTES=10 i
 
 faults: $(VENV)/test.stamp  ## Make every fault, and see what nodes see and what is lost (SOAK=120: at random, for so many seconds)
 	$(BIN)/python -m tests.faults $(if $(SOAK),--soak $(SOAK))
+
+audit: $(VENV)/test.stamp  ## Ask PyPI whether what is installed has known holes; fails where it cannot be asked
+	$(BIN)/python -m pip install --quiet '.[audit]' --editable .
+	@# --strict: what the database does not know is no clean bill of health.
+	$(BIN)/python -m pip freeze --exclude-editable >$(VENV)/audited.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)/audited.txt
 
 clean:          ## Remove what was made here, but for certs/ and state/
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
