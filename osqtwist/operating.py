@@ -275,7 +275,7 @@ class OperatorsPort:
     @property
     def url(self) -> str:
         """Where a browser finds the pages: under a name that the certificate is for."""
-        if self.tls is None:
+        if self.tls is None or self.tls.files.cert is None:
             return f"http://localhost:{self.bound.number}"
         return f"https://{name_in_certificate(self.tls.files.cert) or 'localhost'}:{self.bound.number}"
 
