@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 import attrs
 from twisted.internet.defer import DeferredLock
 
-from osqtwist.expression import Matches
+from osqtwist.expression import term_for
 from osqtwist.inventory import Inventory
 from osqtwist.node import Node
 from osqtwist.noderow import ONLINE_WITHIN
@@ -146,10 +146,3 @@ def _meant(nodes: _Nodes, target: Target) -> Iterator[Counted]:
             yield from (each for each in group if target.matches(each.facts))
         elif verdict:
             yield from group
-
-
-def term_for(key: str, value: str) -> str:
-    """What means just this value: without quotes where it can be."""
-    plain = value.lower()
-    is_bare = bool(plain) and all(letter.isalnum() or letter in "._:/@+=,-" for letter in plain)
-    return str(Matches(key, plain, is_literal=not is_bare))

@@ -318,6 +318,13 @@ class _Parser:
         return Compares(key, operator, number)
 
 
+def term_for(key: str, value: str) -> str:
+    """The term that means just this value: without quotes where it can be."""
+    plain = value.lower()
+    is_bare = bool(plain) and all(letter.isalnum() or letter in "._:/@+=,-" for letter in plain)
+    return str(Matches(key, plain, is_literal=not is_bare))
+
+
 def _in_parentheses(part: Expression, kinds: tuple[type, ...]) -> str:
     return f"({part})" if isinstance(part, kinds) else str(part)
 

@@ -17,6 +17,7 @@ from osqtwist.resultexport import ExportFormat, ResultLine, columns_of, csv_head
 BEAT = 15.0
 """Seconds without a result after which whoever follows a query gets a sign of life."""
 _FIRST_PAGE, _LARGEST_PAGE, _PAGE_BYTES = 8, 256, 2**20
+_MOST_PAGE_BYTES = 4 * 2**20
 
 
 class Beat(TypedDict):
@@ -31,6 +32,13 @@ class ResultsEnd(TypedDict):
     type: Literal["end"]
     state: QueryState | Literal["deleted"]
     answered: int
+
+
+class ResultsPage(TypedDict):
+    """Some results, in the order in which they came; `next_after` is the id to go on from, nothing at the end."""
+
+    results: list[ResultLine]
+    next_after: str | None
 
 
 Line = ResultLine | Beat | ResultsEnd
@@ -127,6 +135,22 @@ class LiveResults:
                 await write(lines.encode())
             if stored.result_id == last:
                 return
+
+    async def page(self, query_id: str, after: str, most: int) -> ResultsPage:
+        """
+        Results that are in, those after a certain one: so many, or fewer if these are some megabytes.
+
+        :raise NoSuchThing: there is no such query.
+        """
+        await self.query(query_id)
+        found: list[ResultLine] = []
+        size = 0
+        async for stored in self.stored(query_id, after):
+            if len(found) == most or size >= _MOST_PAGE_BYTES:
+                return {"results": found, "next_after": found[-1]["id"]}
+            found.append(result_line(stored.result_id, stored.result))
+            size += len(stored.result.rows)
+        return {"results": found, "next_after": None}
 
     async def query(self, query_id: str) -> DistributedQuery:
         """

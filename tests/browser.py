@@ -34,6 +34,7 @@ DESKTOP, PHONE = (1280, 900), (390, 844)
 
 # What axe-core calls by these words fails a test.
 _GRAVE = ("serious", "critical")
+_playwrights: list[Playwright] = []
 
 
 @attrs.define
@@ -78,8 +79,12 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         stop_server(running)
 
 
-def start_server(folder: Path, *words: str, nodes: int = NODES) -> Fleet:
-    """Start one, and wait until every node has been heard of."""
+def start_server(folder: Path, *words: str, nodes: int = NODES, refresh: int = 2) -> Fleet:
+    """
+    Start one, and wait until every node has been heard of.
+
+    :param refresh: seconds between two times that a node asks for its configuration.
+    """
     log = folder / "twistd.out"
     with log.open("w") as out:
         process = subprocess.Popen(
@@ -93,7 +98,14 @@ def start_server(folder: Path, *words: str, nodes: int = NODES) -> Fleet:
     server.wait_for(r"serves operators on unix")
     server.port = int(re.findall(r"serves nodes on .* port (\d+)\)", server.text())[-1])
     url = server.wait_for(r"the operators' pages are at (\S+)")[1]
-    simulated = [str(BIN / "osqtwist"), "simulate", "--server", f"localhost:{server.port}", "--config-refresh", "2"]
+    simulated = [
+        str(BIN / "osqtwist"),
+        "simulate",
+        "--server",
+        f"localhost:{server.port}",
+        "--config-refresh",
+        str(refresh),
+    ]
     simulation = subprocess.Popen(
         [*simulated, "--nodes", str(nodes), "--lines-per-second", "0.2"],
         cwd=folder,
@@ -101,11 +113,19 @@ def start_server(folder: Path, *words: str, nodes: int = NODES) -> Fleet:
         stderr=subprocess.DEVNULL,
     )
     made = Fleet(server, url, simulation)
-    deadline = time.monotonic() + 40
-    while made.json("status")["parked_reads"] < nodes:
-        assert time.monotonic() < deadline, server.text()[-4000:]
+    deadline = time.monotonic() + 90
+    while not _are_there(made.json("status"), nodes):
+        if time.monotonic() > deadline:
+            simulation.kill()
+            process.kill()
+            raise AssertionError(server.text()[-4000:])
         time.sleep(0.1)
     return made
+
+
+def _are_there(status: Any, nodes: int) -> bool:
+    # Of many some are always between two reads.
+    return bool(status["nodes_online"] >= nodes and status["parked_reads"] >= min(nodes, 20))
 
 
 def stop_server(fleet: Fleet) -> None:
@@ -118,8 +138,14 @@ def stop_server(fleet: Fleet) -> None:
 
 @pytest.fixture(scope="session")
 def playwright() -> Iterator[Playwright]:
+    # Each file that imports the fixture has one of its own, and there can be only one.
+    if _playwrights:
+        yield _playwrights[0]
+        return
     with sync_playwright() as started:
+        _playwrights.append(started)
         yield started
+        _playwrights.clear()
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +161,7 @@ def chromium(playwright: Playwright) -> Iterator[Browser]:
 Visitor = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def signed_in(chromium: Browser, fleet: Fleet) -> Callable[[str], Any]:
     """The cookies of somebody of a role, who signs in once for all tests: an admin by a link, others by a token."""
     kept: dict[str, Any] = {}
@@ -181,7 +207,7 @@ def visitor(chromium: Browser, fleet: Fleet, signed_in: Callable[[str], Any]) ->
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(20_000)
         watch(page, fleet.url, wrong)
         return page
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osqtwist import census
-from osqtwist.expression import parse
+from osqtwist.expression import parse, term_for
 from osqtwist.operator import Actor, Role
 from osqtwist.sqlwords import completions
 from osqtwist.targeting import VOCABULARY
@@ -124,7 +124,7 @@ def test_a_term_means_the_value_it_was_made_of(value: str) -> None:
     """Whatever a node calls itself; nothing in it becomes another part of the expression."""
     if len(value.lower()) != len(value):
         return  # A letter that has no single small one.
-    expression = parse(census.term_for("name", value), VOCABULARY)
+    expression = parse(term_for("name", value), VOCABULARY)
     assert expression.matches(lambda key: (value,))
     assert not expression.matches(lambda key: (value + "x",))
 

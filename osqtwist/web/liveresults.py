@@ -10,10 +10,10 @@ import attrs
 import msgspec
 
 from osqtwist.interfaces import StoreUnavailable
-from osqtwist.liveresults import Line, LiveResults, ResultsEnd
+from osqtwist.liveresults import Line, LiveResults, ResultsEnd, ResultsPage
 from osqtwist.operator import Role
 from osqtwist.resultexport import MEDIA, ExportFormat, ResultLine
-from osqtwist.web.operations import NDJSON, Call, Operation
+from osqtwist.web.operations import NDJSON, Call, Limit, Operation
 from osqtwist.web.pacing import PacedAnswer
 from osqtwist.wire import MalformedRequest
 
@@ -27,6 +27,13 @@ class ResultsQuery(msgspec.Struct, forbid_unknown_fields=True):
     follow: Annotated[bool, msgspec.Meta(description="1: also those that come, until none will")] = False
     after: Annotated[_ResultId, msgspec.Meta(description="the id of the result after which to begin")] = ""
     format: Annotated[ExportFormat, msgspec.Meta(description="as a file")] = "ndjson"
+
+
+class ResultsPageWanted(msgspec.Struct, forbid_unknown_fields=True):
+    """Which results."""
+
+    after: Annotated[_ResultId, msgspec.Meta(description="the id of the result after which to begin")] = ""
+    limit: Limit = 100
 
 
 @attrs.frozen
@@ -51,7 +58,12 @@ class ResultOperations:
                 lines=lines,
                 more_media=others,
             ),
+            Operation("GET", f"{path}/page", self.page, Role.VIEWER, query=ResultsPageWanted),
         )
+
+    async def page(self, call: Call) -> ResultsPage:
+        """Some of its results so far; go on with `after`."""
+        return await self.results.page(call.path["query"], call.query.after, call.query.limit)
 
     async def read(self, call: Call) -> None:
         """

@@ -34,8 +34,8 @@ class PacedAnswer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # A request whose connection is gone has forgotten it already.
-        if self._request.producer is self:
+        # A request whose connection is gone has nothing left to unregister it from.
+        if self._request.producer is self and self._request.channel is not None:
             self._request.unregisterProducer()
 
     async def write(self, data: bytes) -> None:

@@ -54,18 +54,18 @@ class SavedQueryOperations:
         all_of_them = "/api/v1/queries/saved"
         one = f"{all_of_them}/{{saved}}"
         return (
-            Operation("GET", all_of_them, self.list, Role.VIEWER, query=Page),
+            Operation("GET", all_of_them, self.saved_queries, Role.VIEWER, query=Page),
             Operation("POST", all_of_them, self.save, Role.OPERATOR, body=SaveOrder, code=201),
-            Operation("GET", one, self.show, Role.VIEWER),
-            Operation("POST", f"{one}/forget", self.forget, Role.OPERATOR),
+            Operation("GET", one, self.saved_query, Role.VIEWER),
+            Operation("POST", f"{one}/forget", self.forget_saved, Role.OPERATOR),
         )
 
-    async def list(self, call: Call) -> SavedPage:
+    async def saved_queries(self, call: Call) -> SavedPage:
         """Saved queries, by name."""
         rows, next_offset = page_of(await self.saved.rows(), call.query)
         return {"saved": rows, "next_offset": next_offset}
 
-    async def show(self, call: Call) -> SavedRow:
+    async def saved_query(self, call: Call) -> SavedRow:
         """One saved query."""
         return await self.saved.row(call.path["saved"])
 
@@ -81,6 +81,6 @@ class SavedQueryOperations:
         )
         return await self.saved.save(saved, call.actor.name, replace=order.replace, check=order.check)
 
-    async def forget(self, call: Call) -> SavedForgotten:
+    async def forget_saved(self, call: Call) -> SavedForgotten:
         """Keep it no more."""
         return await self.saved.forget(call.path["saved"])

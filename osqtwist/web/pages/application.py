@@ -149,7 +149,7 @@ class Pages:
 
     def _done(self, request: Request, visit: Visit, done: Done) -> bytes:
         if done.said:
-            self.tell(request, done.said)
+            self.tell(request, done.said, done.is_bad)
         return self.lead(request, done.where or local_path(visit.filled("back")) or "/")
 
     def _visit(self, request: Request, actor: Actor, names: dict[str, str], form: Any = None) -> Visit:

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from osqtwist.web.pages import alerts, audit, carves, certificates, fleet, logs, nodes, secrets, sinks, tokens
+from osqtwist.web.pages import (
+    alerts,
+    audit,
+    carves,
+    certificates,
+    configuration,
+    fleet,
+    logs,
+    nodes,
+    queries,
+    secrets,
+    sinks,
+    tokens,
+)
 from osqtwist.web.pages.page import Action, Page
 
 CONTENTS: Sequence[Page | Action] = (
     *fleet.PAGES,
     *nodes.PAGES,
+    *queries.PAGES,
+    *configuration.PAGES,
     *logs.PAGES,
     *sinks.PAGES,
     *alerts.PAGES,

@@ -117,10 +117,12 @@ class Done:
 
     :ivar said: is shown on the page where the browser goes next.
     :ivar where: a path of ours; empty for where it came from.
+    :ivar is_bad: it was not done, and :attr:`said` is why.
     """
 
     said: str
     where: str = ""
+    is_bad: bool = False
 
 
 @attrs.frozen

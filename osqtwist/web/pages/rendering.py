@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from osqtwist.web.pages.assets import Assets
 from osqtwist.web.pages.units import ago, amount, moment, size, span
+from osqtwist.web.pages.visible import cell, lines
 
 FOLDER = Path(__file__).parent / "templates"
 
@@ -44,6 +45,8 @@ class Rendering:
         environment.filters["size"] = size
         environment.filters["amount"] = amount
         environment.filters["span"] = span
+        environment.filters["cell"] = cell
+        environment.filters["lines"] = lines
         return cls(environment)
 
     def render(self, template: str, values: Mapping[str, Any]) -> bytes:
