@@ -45,6 +45,7 @@ class _Known:
     fingerprint: str
     enrolled_at: float
     tagging: Tagging
+    missed: int
 
 
 class Directory(Service):
@@ -79,6 +80,8 @@ class Directory(Service):
         self._report = report
         self._approve = approve
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        # What is known from before signals were missed is good as long as nothing better can be had.
+        self._missed = 0
         self._seen: dict[str, Sighting] = {}
         self._noted: dict[str, Sighting] = {}
         self._served: dict[str, ConfigServed] = {}
@@ -122,32 +125,44 @@ class Directory(Service):
         A node that shows a certificate and is not known yet becomes known; a new certificate is noted.
 
         :raise ApprovalPending: it is new, and nobody has approved of it.
-        :raise StoreUnavailable: the node is not in memory and the store does not answer.
+        :raise StoreUnavailable: nothing of the node is in memory, and the store does not answer.
         """
         fingerprint = caller.certificate.fingerprint if caller.certificate else ""
         known = self._known.get(caller.node_id)
-        if known and (not fingerprint or known.fingerprint == fingerprint):
-            self._known.move_to_end(caller.node_id)
-            if known.tagging is not (tagging := self._tagging()):
-                known = attrs.evolve(known, facts=tagging.applied(known.facts), tagging=tagging)
-                self._known[caller.node_id] = known
-            return known.facts
-        node = await self._nodes.get(caller.node_id)
+        if known and known.missed == self._missed and (not fingerprint or known.fingerprint == fingerprint):
+            return self._facts_in_memory(caller.node_id, known)
+        try:
+            node = await self._nodes.get(caller.node_id)
+        except StoreUnavailable:
+            if known:
+                return self._facts_in_memory(caller.node_id, known)
+            raise
         updated = _with_certificate(node, caller, self._clock.seconds())
         if node is None and self._approve:
             await self._approve(updated, address)
         if updated is not node:
-            updated = await self._nodes.record(updated)
+            try:
+                updated = await self._nodes.record(updated)
+            except StoreFull:
+                # It is noted when there is room; who it is, is proven anyway.
+                return self._tagging().applied(updated.facts())
         if node is None:
             self._report("node_new", updated.node_id, {"name": updated.name, "proof": updated.proof})
         return self.learn(updated)
+
+    def _facts_in_memory(self, node_id: str, known: _Known) -> NodeFacts:
+        self._known.move_to_end(node_id)
+        if known.tagging is not (tagging := self._tagging()):
+            known = attrs.evolve(known, facts=tagging.applied(known.facts), tagging=tagging)
+            self._known[node_id] = known
+        return known.facts
 
     def learn(self, node: Node) -> NodeFacts:
         """Keep a node in memory, over what was known of it; answers with its facts."""
         tagging = self._tagging()
         facts = tagging.applied(node.facts())
         fingerprint = node.certificate.fingerprint if node.certificate else ""
-        self._known[node.node_id] = _Known(facts, fingerprint, node.enrolled_at, tagging)
+        self._known[node.node_id] = _Known(facts, fingerprint, node.enrolled_at, tagging, self._missed)
         self._known.move_to_end(node.node_id)
         while len(self._known) > _MAX_KNOWN:
             self._known.popitem(last=False)
@@ -191,7 +206,7 @@ class Directory(Service):
     def enrolled_at(self, node_id: str) -> float:
         """When a node enrolled last, as far as this process has it in memory; else 0."""
         known = self._known.get(node_id)
-        return known.enrolled_at if known else 0.0
+        return known.enrolled_at if known and known.missed == self._missed else 0.0
 
     async def flush(self) -> None:
         """Write down who was seen since the last time; on a failure it is kept for the next."""
@@ -249,10 +264,11 @@ class Directory(Service):
     def _changed(self, node_id: str) -> None:
         # An empty id stands for signals that were missed: any node may have changed.
         if node_id:
-            self._known.pop(node_id, None)
+            if known := self._known.get(node_id):
+                self._known[node_id] = attrs.evolve(known, missed=-1)
             self._noted.pop(node_id, None)
         else:
-            self._known.clear()
+            self._missed += 1
             self._noted.clear()
         # Each enrollment is such a signal; a herd of them must not have everybody read all revocations each time.
         wait = self._looked_at + _LOOKS_APART - self._clock.seconds()

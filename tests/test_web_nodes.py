@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
+from osqtwist.identity import node_id_for_host
+from osqtwist.interfaces import StoreFull
 from osqtwist.targeting import Target
 from osqtwist.web.routes import paths_by_route
 from tests.harness import SECRET, InMemoryServer
@@ -203,6 +205,33 @@ def test_config_is_served_from_memory(server: Server) -> None:
     assert answer["options"]["distributed_interval"] == 1
     server.down()
     assert server.ask("/config", {"node_key": key}) == (code, answer)
+
+
+def test_what_was_known_of_a_node_is_kept_until_something_better_can_be_had(server: Server) -> None:
+    """Signals that were missed, or one about the node, have it asked for anew; while the store is away it stands."""
+    key = server.enroll("h")
+    before = server.ask("/config", {"node_key": key})
+    assert before[0] == 200
+    for payload in ("", node_id_for_host("h")):
+        server.await_(server.stores.signals.publish("nodes", payload))
+        server.turn()
+        server.down()
+        assert server.ask("/config", {"node_key": key}) == before
+        server.down(False)
+        calls = len(server.outages["nodes"].calls)
+        assert server.ask("/config", {"node_key": key}) == before
+        assert len(server.outages["nodes"].calls) > calls
+
+
+def test_a_store_that_is_full_keeps_no_node_from_its_config(server: Server) -> None:
+    """A certificate that is new is noted when there is room; who shows it is proven without."""
+    server.certificate = "node-9"
+    server.outages["nodes"].before = lambda name: fail(StoreFull("no room")) if name == "record" else None
+    assert server.ask("/config", {"node_key": ""})[0] == 200
+    assert server.operate("/api/v1/nodes/node-9")[0] == 404
+    server.outages["nodes"].before = lambda name: None
+    assert server.ask("/config", {"node_key": ""})[0] == 200
+    assert server.operate("/api/v1/nodes/node-9")[0] == 200
 
 
 def test_etag_protocol(server: Server) -> None:
