@@ -29,6 +29,18 @@ def _command(name: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+def has_terminal() -> bool:
+    """Whether somebody reads what is printed."""
+    return sys.__stdout__ is not None and sys.__stdout__.isatty()
+
+
+def _to_the_pages(link: str) -> str:
+    command = f"{_command('osqtwist')} sign-in"
+    if not link:
+        return f"To see the pages, open the link that this prints: {command}\n"
+    return f"Open this in a browser (it signs you in, once; {command} prints another):\n\n  {link}\n"
+
+
 def node_files(development: DevelopmentPKI | None, secret_path: Path | None, has_certificates: bool) -> NodeFiles:
     """
     The files that a flagfile names: those of the development PKI, or where osquery's packages keep them.
@@ -54,6 +66,7 @@ def announce(
     operators: BoundPort | None = None,
     pages: str = "",
     admin_socket: str = "",
+    link: str = "",
 ) -> None:
     """Say it in the log, and on the terminal if there is one."""
     for port in ports:
@@ -71,12 +84,13 @@ def announce(
         f"  enroll secret {secret_path}\n"
         f"  state         {Path(settings.state).absolute()}\n"
         f"  config        {Path(settings.config).absolute() if settings.config else SAMPLE_CONFIG}\n"
-        f"  pages         {pages}   {_command('osqtwist')} sign-in prints a link that lets your browser in\n"
+        f"  pages         {pages}\n"
+        f"\n{_to_the_pages(link)}\n"
         "\n"
         "An osqueryd flagfile that works with this server (osqtwist flags prints it again):\n\n" + flags
     )
     # twistd turns what is printed into log lines; this is for eyes and for copying.
-    if sys.__stdout__ is not None and sys.__stdout__.isatty():
+    if has_terminal():
         print(text, file=sys.__stdout__, flush=True)
     else:
         _log.info("{text}", text=text)

@@ -213,6 +213,9 @@ class IQueryStore(Interface):
     async def results(query_id: str, after: str, count: int) -> list[StoredResult]:
         """Results in the order of arrival, those after the id ``after`` (empty: from the first)."""
 
+    async def given(node_id: str, query_ids: Sequence[str]) -> dict[str, bool]:
+        """Which of these queries a node was given, and whether it answered."""
+
     async def costs(query_id: str) -> list[ResultCost]:
         """What each result cost, without its rows."""
 

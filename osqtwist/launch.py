@@ -25,7 +25,7 @@ from twisted.application.service import IService, MultiService, Service
 from twisted.logger import Logger
 
 from osqtwist.alertrule import BadAlertRule, read_rules
-from osqtwist.announcement import SAMPLE_CONFIG, announce, node_files
+from osqtwist.announcement import SAMPLE_CONFIG, announce, has_terminal, node_files
 from osqtwist.assembly import Parts, assemble, node_site
 from osqtwist.auditstream import AuditStream
 from osqtwist.configfolder import ConfigFolder
@@ -44,7 +44,7 @@ from osqtwist.layers import BadConfiguration
 from osqtwist.metrics import Metrics
 from osqtwist.namedpeers import NamedPeers
 from osqtwist.nodekey import NodeKeys, render_signing_keys
-from osqtwist.operating import OperatorsPort, admin_api, given_socket, listen_on_socket, sampling
+from osqtwist.operating import FirstLink, OperatorsPort, admin_api, given_socket, listen_on_socket, sampling
 from osqtwist.passedcertificates import ProxiedIdentities, Verification
 from osqtwist.pki import DevelopmentPKI, UnusablePKI, development_pki
 from osqtwist.ports import BoundPort, UnusablePort, bind_all
@@ -204,6 +204,8 @@ def make_server(
     )
     admin = traces.admin(admin)
 
+    first_link = FirstLink(operators if development and has_terminal() else None, admin, settings.operators)
+
     def is_ready() -> None:
         given = str(admin_given.getsockname()) if admin_given else ""
         announce(
@@ -215,6 +217,7 @@ def make_server(
             operators.bound if operators else None,
             operators.url if operators else "",
             given,
+            first_link.text,
         )
         notifier.ready("serves nodes")
 
@@ -224,7 +227,7 @@ def make_server(
         front=front,
         stores=node_side.stores,
         embedded=embedded,
-        prepare=[refusals.begin, node_side.follower.begin],
+        prepare=[refusals.begin, node_side.follower.begin, first_link.make],
         services=[
             *traces.services,
             refusals,

@@ -23,6 +23,9 @@ from osqtwist.sqlcheck import check_sql
 from osqtwist.sqlstatement import SQLProblem
 from osqtwist.targeting import Target
 
+LOOKED_THROUGH = 200
+"""Queries among which those of one node are looked for."""
+
 LONGEST = 366 * 86400.0
 """Seconds: how long a query may be open, and how long its results may be kept."""
 
@@ -154,6 +157,17 @@ def _problems(text: str, target: Target) -> list[SQLProblem]:
     return list(check_sql(text, target.platforms, lenient=True).problems) if text.strip() else []
 
 
+class GivenQuery(TypedDict):
+    """A query that a node was given, and whether it answered."""
+
+    query_id: str
+    sql: str
+    created_at: float
+    created_by: str
+    state: QueryState
+    has_answered: bool
+
+
 @attrs.frozen
 class LiveQueries:
     """Asks nodes."""
@@ -176,6 +190,29 @@ class LiveQueries:
         """
         row = await self._query_row(await self._found(query_id))
         return {**row, "cost": summary(await self.stores.queries.costs(query_id))}
+
+    async def given_to(self, name: str, count: int) -> list[GivenQuery]:
+        """
+        What a node was given of the :data:`LOOKED_THROUGH` newest queries, the newest first.
+
+        :raise NoSuchThing: there is no such node.
+        """
+        node = await self.inventory.find(name)
+        newest, now = await self.stores.queries.recent(LOOKED_THROUGH), self.clock.seconds()
+        given = await self.stores.queries.given(node.node_id, [each.query_id for each in newest])
+        found: list[GivenQuery] = [
+            {
+                "query_id": each.query_id,
+                "sql": each.sql,
+                "created_at": each.created_at,
+                "created_by": each.created_by,
+                "state": each.state(now),
+                "has_answered": given[each.query_id],
+            }
+            for each in newest
+            if each.query_id in given
+        ]
+        return found[:count]
 
     async def issue(self, question: Question, asker: Asker) -> QueryRow:
         """

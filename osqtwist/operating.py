@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pwd
 import socket
 import uuid
 from collections.abc import Callable, Sequence
@@ -24,7 +27,7 @@ from osqtwist.figures import SummedFigures
 from osqtwist.flags import Flagfiles, name_in_certificate
 from osqtwist.fleetexport import FleetExport
 from osqtwist.history import History, Sampling
-from osqtwist.interfaces import IStores
+from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.inventory import Inventory
 from osqtwist.layerview import LayerView
 from osqtwist.livequery import LiveQueries
@@ -33,6 +36,7 @@ from osqtwist.liverules import LiveRules
 from osqtwist.logview import LogView
 from osqtwist.metrics import Metrics
 from osqtwist.nodechanges import NodeChanges
+from osqtwist.operator import NotAllowed
 from osqtwist.pathport import listen_on_path
 from osqtwist.ports import BoundPort, UnusablePort, bind_all, bind_for_operators
 from osqtwist.revocationlists import RevocationListRow
@@ -84,6 +88,7 @@ from osqtwist.web.workers import WorkerCrew, WorkerOperations
 
 _MOST_BODY = 2**20
 DEVELOPMENT_PORT = 9080
+_FIRST_LINK_SECONDS = 600
 _MOST_CONNECTIONS = 1024
 """Of operators at one address."""
 
@@ -297,6 +302,28 @@ class OperatorsPort:
             return port
         end_revoked(site, self.tls)
         return listen(reactor, self.bound.socket, site, self.tls.connection)
+
+
+@attrs.define
+class FirstLink:
+    """
+    A link that signs a browser in, once, as whoever started the server; for the terminal that it was started in.
+
+    :ivar text: the link; empty if there is no port, or that user has no role.
+    """
+
+    operators: OperatorsPort | None
+    admin: AdminAPI
+    rules: OperatorRules
+    text: str = attrs.field(default="", init=False, repr=False)
+
+    async def make(self) -> None:
+        """Make it; the store must be ready."""
+        if self.operators:
+            with contextlib.suppress(NotAllowed, StoreFull, StoreUnavailable):
+                actor = self.rules.actor_on_socket(pwd.getpwuid(os.getuid()).pw_name)
+                code = await self.admin.gate.sessions.link(actor, _FIRST_LINK_SECONDS)
+                self.text = f"{self.operators.url}/sign-in/{code}"
 
 
 def _reason(problem: Exception) -> str:

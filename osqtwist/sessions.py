@@ -39,17 +39,17 @@ class Sessions:
         await self._keep(session)
         return text
 
-    async def link(self, actor: Actor) -> str:
+    async def link(self, actor: Actor, seconds: int = LINK_SECONDS) -> str:
         """
-        Have a browser sign in as this actor, once, within :data:`LINK_SECONDS`; answers with the code of the link.
+        Have a browser sign in as this actor, once, within so many seconds; answers with the code of the link.
 
         :raise NotAllowed: a certificate has to be shown by the browser itself, and a session cannot begin another.
         """
         if actor.proof not in ("socket", "token"):
             raise NotAllowed("a link is for who comes by the admin socket or with a token; sign in in the browser")
         now = self.clock.seconds()
-        link, code = new_session(actor, now, now + LINK_SECONDS)
-        await self.stores.operators.keep_link(link, LINK_SECONDS)
+        link, code = new_session(actor, now, now + seconds)
+        await self.stores.operators.keep_link(link, seconds)
         return code
 
     async def begin_by_link(self, code: str) -> tuple[str, str]:

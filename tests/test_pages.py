@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import signal
+from pathlib import Path
 
+import pexpect
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import Fleet, Visitor, chromium, fleet, look_over, page, playwright, signed_in, visitor
+from tests.browser import Fleet, Visitor, chromium, fleet, look_over, page, playwright, signed_in, until, visitor
+from tests.test_twistd import BIN
 
 __all__ = ["chromium", "fleet", "page", "playwright", "signed_in", "visitor"]
 
@@ -81,3 +85,95 @@ def test_the_fleet_is_seen_at_a_glance(page: Page, fleet: Fleet) -> None:
     expect(page.locator(".readout").first).to_contain_text("online 12")
     page.get_by_role("link", name="Last day").click()
     expect(page.get_by_role("link", name="Last day")).to_have_attribute("aria-current", "true")
+
+
+def test_a_node_is_tagged_and_noted(page: Page, fleet: Fleet) -> None:
+    """By forms that lead back and say what was done; what is refused is said in the words of the API."""
+    page.goto("/nodes?where=node-00002.sim")
+    page.locator("table").get_by_role("link", name="node-00002.sim").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("node-00002.sim")
+    page.get_by_label("Give it tags").fill("prod, web")
+    page.get_by_role("button", name="Give").click()
+    expect(page.get_by_role("status")).to_contain_text("its tags are changed")
+    assert {"prod", "web"} <= set(fleet.node(2)["given_tags"])
+    page.get_by_role("checkbox", name="web").check()
+    page.get_by_role("button", name="Take back").click()
+    expect(page.get_by_role("checkbox", name="web")).to_have_count(0)
+    page.get_by_label("Give it tags").fill("no!tag")
+    page.get_by_role("button", name="Give").click()
+    expect(page.get_by_role("alert")).to_contain_text("Not done:")
+    page.get_by_label("What to remember of it").fill("<b>rack 7</b>")
+    page.get_by_role("button", name="Keep").click()
+    expect(page.get_by_label("What to remember of it")).to_have_value("<b>rack 7</b>")
+    page.goto("/nodes?where=tag:prod")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    audit = str(fleet.json("audit", "list", "--limit", "50"))
+    assert f"POST /api/v1/nodes/{fleet.node(2)['node']}/note" in audit
+
+
+def test_a_revocation_is_seen_to_take_effect(visitor: Visitor, fleet: Fleet) -> None:
+    """Asked for in two steps; the node's held read ends, and it is silent until it is restored.  Without script."""
+    page = visitor(script=False)
+    page.goto(f"/nodes/{fleet.node(3)['node']}")
+    revoke = page.get_by_role("button", name="Revoke it")
+    expect(revoke).to_be_hidden()
+    page.get_by_text("Revoke…").click()
+    page.get_by_label("Why").fill("lost")
+    revoke.click()
+    expect(page.get_by_role("status")).to_contain_text("refused from now on")
+    expect(page.locator(".heading .state")).to_have_text("revoked")
+    until(lambda: fleet.json("status")["parked_reads"] == 11)
+    page.get_by_role("button", name="Serve it again").click()
+    expect(page.locator(".heading .state").first).not_to_have_text("revoked")
+    assert not fleet.node(3)["revoked"]
+    until(lambda: fleet.json("status")["parked_reads"] == 12, 30)
+
+
+def test_what_cannot_be_undone_is_done_after_a_question(page: Page, fleet: Fleet) -> None:
+    """A node is forgotten, and comes back as a new one."""
+    node = fleet.node(4)
+    page.goto(f"/nodes/{node['node']}")
+    page.get_by_text("Merge…").click()
+    page.get_by_label("Which node goes on").fill("nobody")
+    page.get_by_role("button", name="Merge them").click()
+    expect(page.get_by_role("alert")).to_contain_text("there is no node 'nobody'")
+    page.get_by_text("Forget…").click()
+    page.get_by_role("button", name="Forget it").click()
+    expect(page.get_by_role("status")).to_contain_text("nothing is kept")
+    expect(page).to_have_url(fleet.url + "/nodes")
+
+
+def test_a_viewer_sees_no_forms(visitor: Visitor, fleet: Fleet) -> None:
+    """Nothing is shown that would be refused; and if it is sent nevertheless it is refused."""
+    page = visitor("viewer")
+    page.goto(f"/nodes/{fleet.node(5)['node']}")
+    expect(page.get_by_role("heading", name="Identity")).to_be_visible()
+    expect(page.locator("main form")).to_have_count(0)
+    expect(page.get_by_role("heading", name="What can be done")).to_have_count(0)
+    token = page.locator('meta[name="csrf-token"]').get_attribute("content")
+    form = {"change_token": token, "reason": "x"}
+    answer = page.request.post(f"/nodes/{fleet.node(5)['node']}/revoke", form=form, headers={"Origin": fleet.url})
+    assert (answer.status, "this needs the role operator" in answer.text()) == (403, True)
+    assert not fleet.node(5)["revoked"]
+
+
+def test_a_node_s_page_is_for_everybody(visitor: Visitor, fleet: Fleet) -> None:
+    """With all that there is on it."""
+    fleet.osqtwist("query", "run", "select 1 as one", "--node", "node-00006.sim")
+    look_over(visitor, f"/nodes/{fleet.node(6)['node']}", "node")
+
+
+def test_a_start_leads_into_the_browser(tmp_path: Path, chromium: Browser) -> None:
+    """What is printed on the terminal has a link that signs in, and that no log has."""
+    words = ["-n", "--pidfile=", "osqtwist", "--port", "ssl:0"]
+    started = pexpect.spawn(str(BIN / "twistd"), words, cwd=str(tmp_path), timeout=40, encoding="utf-8")
+    try:
+        started.expect(r"(http://localhost:\d+/sign-in/[\w-]{43})\s")
+        page = chromium.new_page()
+        page.goto(started.match[1])
+        expect(page.get_by_role("heading", level=1)).to_have_text("Fleet")
+        page.close()
+    finally:
+        started.kill(signal.SIGTERM)
+        started.expect(pexpect.EOF)
+        started.close()

@@ -154,6 +154,13 @@ class QueryModel(RuleBasedStateMachine):
             assert progress.answered == sum(answered for _, _, answered in mine)
             assert len(self.call(self.store.results(name, "", 10))) == progress.answered
 
+    @invariant()
+    def it_is_known_who_was_given_what(self) -> None:
+        for node in NODES:
+            mine = {query: state for (query, other), state in self.state.items() if other == node}
+            given = {query: answered for query, (_, attempts, answered) in mine.items() if attempts > 0 or answered}
+            assert self.call(self.store.given(node, NAMES)) == given
+
 
 @pytest.mark.timeout(60)
 @pytest.mark.property

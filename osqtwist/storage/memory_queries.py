@@ -147,6 +147,11 @@ class MemoryQueryStore:
         page = kept.results[start : start + count] if kept else []
         return [StoredResult(f"{start + number}-0", result) for number, result in enumerate(page, 1)]
 
+    async def given(self, node_id: str, query_ids: Sequence[str]) -> dict[str, bool]:
+        """See :class:`osqtwist.interfaces.IQueryStore`."""
+        kept = {query_id: self._kept[query_id].asked.get(node_id) for query_id in query_ids if query_id in self._kept}
+        return {query_id: asked.is_answered for query_id, asked in kept.items() if asked}
+
     async def costs(self, query_id: str) -> list[ResultCost]:
         """See :class:`osqtwist.interfaces.IQueryStore`."""
         kept = self._kept.get(query_id)

@@ -223,6 +223,13 @@ class RedisQueryStore:
         entries = await self._redis.execute("XRANGE", key, start, "+", "COUNT", count, deadline=10.0)
         return [StoredResult(each.decode(), _result_of(fields)) for each, fields in entries]
 
+    async def given(self, node_id: str, query_ids: Sequence[str]) -> dict[str, bool]:
+        """One command for each, sent together."""
+        states = await self._redis.execute_all(
+            [("HGET", f"{self._queries}{each}:nodes", node_id) for each in query_ids]
+        )
+        return {query_id: state == b"done" for query_id, state in zip(query_ids, states, strict=True) if state}
+
     async def costs(self, query_id: str) -> list[ResultCost]:
         """One command for each ten thousand of them."""
         found: list[ResultCost] = []

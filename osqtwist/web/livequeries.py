@@ -13,6 +13,7 @@ from osqtwist.livequery import (
     LONGEST,
     Asker,
     Draft,
+    GivenQuery,
     LiveQueries,
     QueryRow,
     QueryStory,
@@ -26,7 +27,7 @@ from osqtwist.operator import Role
 from osqtwist.resultexport import ResultLine
 from osqtwist.silence import Silence, SilentPage
 from osqtwist.targeting import Target
-from osqtwist.web.operations import NDJSON, Call, Operation, Page, page_of
+from osqtwist.web.operations import NDJSON, Call, Limit, Operation, Page, page_of
 from osqtwist.web.pacing import PacedAnswer
 from osqtwist.wire import MalformedRequest
 
@@ -77,6 +78,18 @@ class QueryOrder(msgspec.Struct, forbid_unknown_fields=True):
         return question
 
 
+class NodeQueriesWanted(msgspec.Struct, forbid_unknown_fields=True):
+    """How many at most."""
+
+    limit: Limit = 100
+
+
+class GivenQueries(TypedDict):
+    """Queries that a node was given, the newest first."""
+
+    queries: list[GivenQuery]
+
+
 class QueryPage(TypedDict):
     """Some queries, the newest first."""
 
@@ -111,6 +124,7 @@ class QueryOperations:
             Operation("POST", f"{queries}/check", self.check, Role.OPERATOR, body=QueryDraft, only_asks=True),
             Operation("GET", queries, self.queries, Role.VIEWER, query=Page),
             Operation("GET", query, self.query, Role.VIEWER),
+            Operation("GET", "/api/v1/nodes/{node}/queries", self.node_queries, Role.VIEWER, query=NodeQueriesWanted),
             Operation("GET", f"{query}/silent", self.silent, Role.VIEWER, query=Page),
             Operation("POST", f"{query}/approve", self.approve, Role.OPERATOR),
             Operation("POST", f"{query}/cancel", self.cancel, Role.OPERATOR),
@@ -125,6 +139,10 @@ class QueryOperations:
     async def query(self, call: Call) -> QueryStory:
         """One query, how far it has come, and what it cost."""
         return await self.live.query(call.path["query"])
+
+    async def node_queries(self, call: Call) -> GivenQueries:
+        """Which of the newest queries the node was given, and whether it answered."""
+        return {"queries": await self.live.given_to(call.path["node"], call.query.limit)}
 
     async def silent(self, call: Call) -> SilentPage:
         """The nodes of its target that have not answered, those that are online first; as things were lately."""

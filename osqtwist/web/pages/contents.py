@@ -12,6 +12,7 @@ from osqtwist.web.pages import (
     configuration,
     fleet,
     logs,
+    node,
     nodes,
     queries,
     secrets,
@@ -23,6 +24,7 @@ from osqtwist.web.pages.page import Action, Page
 CONTENTS: Sequence[Page | Action] = (
     *fleet.PAGES,
     *nodes.PAGES,
+    *node.PAGES,
     *queries.PAGES,
     *configuration.PAGES,
     *logs.PAGES,

@@ -83,20 +83,26 @@ def _concerns(status: dict[str, Any], ends: list[dict[str, Any]]) -> list[Concer
     ]
     for name, sink in status["sinks"].items():
         if sink["state"] == "unserved":
-            found.append((True, Concern("bad", f"Nothing delivers to the sink {name}.")))
+            found.append((True, Concern("bad", f"Nothing delivers to the sink {name}.", "/logs/sinks")))
         elif sink["state"] == "waiting":
             behind = f"{amount(sink['lag_lines'])} lines behind, by {span(sink['lag_seconds'])}"
-            found.append((True, Concern("warn", f"The sink {name} does not take its lines: {behind}.")))
+            found.append((True, Concern("warn", f"The sink {name} does not take its lines: {behind}.", "/logs/sinks")))
     ended = sum(each["days"] <= 0 for each in ends)
     found += [
-        (ended, Concern("bad", "There are nodes whose certificate has ended: they cannot connect.")),
+        (ended, Concern("bad", "There are nodes whose certificate has ended: they cannot connect.", "#certificates")),
         (
             any(0 < each["days"] <= _VERY_SOON_DAYS for each in ends),
             Concern("warn", f"There are nodes whose certificate ends within {_VERY_SOON_DAYS} days.", "#certificates"),
         ),
-        (buffer["dead_letters"], Concern("warn", f"{amount(buffer['dead_letters'])} log lines are dead letters.")),
+        (
+            buffer["dead_letters"],
+            Concern("warn", f"{amount(buffer['dead_letters'])} log lines are dead letters.", "/logs/dead"),
+        ),
         (status["node_clones"], Concern("warn", f"Clones: {amount(status['node_clones'])} pairs of machines.")),
-        (status["nodes_pending"], Concern("warn", f"Nodes that wait for approval: {status['nodes_pending']}.")),
+        (
+            status["nodes_pending"],
+            Concern("warn", f"Nodes that wait for approval: {status['nodes_pending']}.", "/credentials"),
+        ),
         (status["ease"]["level"], Concern("warn", "The server is busy: nodes are told to come less often.")),
     ]
     return [concern for applies, concern in found if applies]

@@ -22,13 +22,17 @@ async def logs(visit: Visit) -> Shown:
     except MalformedRequest as problem:
         wrong = str(problem).removeprefix("when: ")
         return Shown("logs.html", {"when": when, "lines": [], "wrong": wrong}, 400)
-    lines = [each | {"kind": _kind_of(each["line"]), "text": _text_of(each["line"])} for each in found["lines"]]
-    return Shown("logs.html", {"when": when, "lines": lines, "wrong": ""})
+    return Shown("logs.html", {"when": when, "lines": list(map(shown_line, found["lines"])), "wrong": ""})
 
 
 async def dead_letters(visit: Visit) -> Shown:
     """Those that no sink could take; the script fetches them."""
     return Shown("dead.html", {"sink": "", "source": "/api/v1/logs/dead"})
+
+
+def shown_line(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of the log buffer with what a page shows of it: ``kind`` and ``text``."""
+    return {**line, "kind": _kind_of(line["line"]), "text": _text_of(line["line"])}
 
 
 def _kind_of(line: Any) -> str:
