@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
+from email import message_from_string
+from email.message import Message
 from pathlib import Path
 
 import pytest
+
+from osqtwist import __version__
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -18,11 +25,22 @@ TWISTD = "import sys; from twisted.scripts.twistd import run; sys.argv = ['twist
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from this checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], ROOT)
-    (found,) = folder.glob("osqtwist-*.whl")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with wheel and sdist, built from this checkout."""
+    folder = tmp_path_factory.mktemp("built")
+    run([sys.executable, "-m", "hatchling", "build", "-d", str(folder)], ROOT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (found,) = built.glob("osqtwist-*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def sdist(built: Path) -> Path:
+    (found,) = built.glob("osqtwist-*.tar.gz")
     return found
 
 
@@ -68,5 +86,53 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"twisted/plugins/osqtwist_plugin.py", "osqtwist/py.typed", "osqtwist/sample_config/00-base.conf"} <= names
     assert not {"twisted/__init__.py", "twisted/plugins/__init__.py"} & names
-    assert not [name for name in names if name.startswith(("tests/", "certs/", "state/", "bench/"))]
+    assert not [name for name in names if name.startswith(("tests/", "certs/", "state/", "bench/", "packaging/"))]
     assert not [name for name in names if name.endswith((".key", ".pem", "dropin.cache"))]
+
+
+def test_what_is_in_the_sdist(sdist: Path) -> None:
+    """What the tests, the documents and a package of a distribution need; nothing that a checkout gathers."""
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {"README.md", "CHANGELOG.md", "LICENSE", "Makefile", "docs/operating.md", "tests/conftest.py"}
+    assert wanted | {"examples/sqlite-sink/pyproject.toml", "packaging/prometheus/osqtwist.rules.yml"} <= names
+    assert not [name for name in names if re.match(r"(certs|state|build|\.venv|\.ci)/", name)]
+    assert not [name for name in names if name.endswith((".key", ".pem", ".pyc", "dropin.cache"))]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_sdist_builds_the_same_wheel(wheel: Path, sdist: Path, tmp_path: Path) -> None:
+    """To the byte, whenever and wherever it is built: times in it are fixed."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "source", filter="data")
+    (source,) = (tmp_path / "source").iterdir()
+    run([sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path)], source)
+    assert digest(tmp_path / wheel.name) == digest(wheel)
+    assert digest(tmp_path / sdist.name) == digest(sdist)
+
+
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return message_from_string(archive.read(name).decode("utf-8"))
+
+
+def test_what_pypi_shows(wheel: Path, built: Path) -> None:
+    """It takes both and renders the description, whose links lead out of it; licence, version and URLs are there."""
+    run([sys.executable, "-m", "twine", "check", "--strict", *map(str, sorted(built.iterdir()))], ROOT)
+    said = metadata(wheel)
+    assert (said["Version"], said["License-Expression"], said["Requires-Python"]) == (__version__, "MIT", ">=3.11")
+    assert {url.partition(",")[0] for url in said.get_all("Project-URL", [])} >= {"Homepage", "Changelog", "Issues"}
+    links = re.findall(r"\]\(([^)]+)\)", str(said.get_payload()))
+    assert f"https://github.com/osqtwist/osqtwist/blob/v{__version__}/docs/operating.md#certificates" in links
+    assert not [link for link in links if not link.startswith(("https://", "#"))]
+
+
+def test_the_version_is_the_newest_of_the_changes(tmp_path: Path) -> None:
+    """One place says it; the command, the metadata and the list of changes repeat it."""
+    newest = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)[0]
+    assert newest == __version__
+    assert __version__ in run([str(Path(sys.executable).parent / "osqtwist"), "--version"], tmp_path)
