@@ -70,6 +70,8 @@ def test_what_it_names_is_there() -> None:
             source = mount.partition(":")[0]
             known = (FOLDER / source).exists() if source.startswith(".") else source in document["volumes"]
             assert known, f"{name}: {mount}"
+        if build := service.get("build"):
+            assert (FOLDER / build["context"] / build["dockerfile"]).exists(), name
         assert set(service.get("depends_on", ())) <= set(document["services"])
 
 

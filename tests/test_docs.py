@@ -55,7 +55,7 @@ def test_no_document_names_an_option_that_is_not_there() -> None:
     known |= {opt for parameter in main.params for opt in parameter.opts}
     # Other programs' own.  osquery's are those with underscores, which ours never have, and these.
     known |= {"--nodaemon", "--pidfile", "--logfile", "--uid", "--gid", "--unix-socket", "--help"}
-    known |= {"--flagfile", "--ephemeral", "--verbose", "--quick", "--editable"}
+    known |= {"--flagfile", "--ephemeral", "--verbose", "--quick", "--editable", "--strict", "--build"}
     for path in [*(ROOT / "bench").rglob("*.py"), *(ROOT / "tests" / "faults").glob("*.py")]:
         known |= set(re.findall(r'"(--[a-z-]+)"', path.read_text()))
     # Blocks of commands are parsed as a whole by test_documented_commands.py.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -112,6 +113,21 @@ def test_the_sdist_builds_the_same_wheel(wheel: Path, sdist: Path, tmp_path: Pat
     run([sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path)], source)
     assert digest(tmp_path / wheel.name) == digest(wheel)
     assert digest(tmp_path / sdist.name) == digest(sdist)
+
+
+def test_what_the_container_copies_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    """Nothing that the package is made of is missing there."""
+    (tmp_path / "src").mkdir()
+    text = (ROOT / "packaging" / "container" / "Containerfile").read_text()
+    for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.M):
+        for source in sources.split():
+            target = tmp_path / "src" / source
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, target, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
+            else:
+                shutil.copyfile(ROOT / source, target)
+    run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], tmp_path / "src")
+    assert digest(tmp_path / wheel.name) == digest(wheel)
 
 
 def metadata(wheel: Path) -> Message:
