@@ -250,7 +250,7 @@ def _checked(value: str, source: str) -> str:
         raise UnidentifiedCertificate(f"its {source} is longer than {MAX_IDENTITY} letters")
     if not value.isprintable() or value != value.strip():
         raise UnidentifiedCertificate(f"its {source} has control characters or blanks at an end")
-    if source == "san.dns" and "*" in value:
+    if (source == "san.dns" and "*" in value) or (source == "subject.CN" and value.startswith("*")):
         raise UnidentifiedCertificate(f"its {source} is a wildcard")
     return value
 

@@ -87,6 +87,13 @@ Start = Callable[..., Server]
 @pytest.fixture
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts servers, and ends those that still run."""
+    with starting(tmp_path_factory) as begin:
+        yield begin
+
+
+@contextlib.contextmanager
+def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """The same, for as long as a context lasts."""
     running: list[Server] = []
 
     def begin(*words: str, folder: Path | None = None, wait: bool = True, env: dict[str, str] | None = None) -> Server:
@@ -111,10 +118,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
             server.port = int(re.findall(r"serves nodes on .* port (\d+)\)", server.text())[-1])
         return server
 
-    yield begin
-    for server in running:
-        if server.process.poll() is None:
-            server.stop()
+    try:
+        yield begin
+    finally:
+        for server in running:
+            if server.process.poll() is None:
+                server.stop()
 
 
 def refused(server: Server) -> str:
