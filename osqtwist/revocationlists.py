@@ -20,6 +20,9 @@ from osqtwist.tlsfiles import UNREADABLE, TLSFiles, UnusableCredential, is_issue
 
 # X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_NOT_YET_VALID, X509_V_ERR_CRL_HAS_EXPIRED
 _CRL_MISSING, _CRL_NOT_YET_VALID, _CRL_EXPIRED = 3, 11, 12
+# X509_V_ERR_DIFFERENT_CRL_SCOPE; having passed that over and looked at the list, OpenSSL says that there is none.
+OF_SCOPE = frozenset({44, _CRL_MISSING})
+"""Verdicts about a list that says where it is, and a certificate that does not say where its list is."""
 _PEM_CRL = b"-----BEGIN X509 CRL-----"
 WARN_SHARE, WARN_AT_MOST = 0.1, 86400.0
 """How long before its next update a list is warned of: this share of its time, and so many seconds at most."""
@@ -131,6 +134,15 @@ class RevocationLists:
             }
             for each in self.lists
         ]
+
+    def located(self) -> frozenset[bytes]:
+        """
+        The CAs (names, DER) whose list says where it is, and that it is all of it.
+
+        OpenSSL takes such a list for another than that of a certificate that names no place, as those of step-ca are,
+        and would refuse them all.  There is one list of each CA here, so it is theirs.
+        """
+        return frozenset(each.crl.issuer.public_bytes() for each in self.lists if _is_located(each.crl))
 
     def warnings(self, files: TLSFiles, now: float) -> list[tuple[str, str]]:
         """What an operator should know of their times, each with what it is about."""
@@ -268,6 +280,14 @@ def _read_through(crl: x509.CertificateRevocationList) -> None:
 
 def _is_delta(crl: x509.CertificateRevocationList) -> bool:
     return any(isinstance(each.value, x509.DeltaCRLIndicator) for each in crl.extensions)
+
+
+def _is_located(crl: x509.CertificateRevocationList) -> bool:
+    for each in crl.extensions:
+        if isinstance(point := each.value, x509.IssuingDistributionPoint):
+            only = (point.only_contains_user_certs, point.only_contains_ca_certs, point.only_contains_attribute_certs)
+            return not any(only) and not point.indirect_crl and not point.only_some_reasons
+    return False
 
 
 def _authorities_of(

@@ -26,7 +26,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from osqtwist.identity import CertificateIdentity, IdentityCache
-from osqtwist.revocationlists import RevocationLists, read_lists
+from osqtwist.revocationlists import OF_SCOPE, RevocationLists, read_lists
 from osqtwist.tlsfiles import (
     UNREADABLE,
     TLSFiles,
@@ -128,7 +128,10 @@ def _load(files: TLSFiles, now: float, before: RevocationLists | None) -> Loaded
             store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
             tolerated, more = lists.tolerances(files, trusted)
             warnings += more
-        context.set_verify(_VERIFY[files.client_auth], _tolerating(tolerated) if tolerated else None)
+        located = lists.located()
+        context.set_verify(
+            _VERIFY[files.client_auth], _tolerating(tolerated, located) if tolerated or located else None
+        )
     return LoadedTLS(context, not_after, lists, tuple(warnings), tuple(trusted), files.was_read, bool(tolerated))
 
 
@@ -199,11 +202,27 @@ def _choose_http1(connection: SSL.Connection, offered: list[bytes]) -> Any:
     return b"http/1.1" if b"http/1.1" in offered else SSL.NO_OVERLAPPING_PROTOCOLS
 
 
-def _tolerating(tolerated: frozenset[int]) -> Callable[[SSL.Connection, crypto.X509, int, int, int], bool]:
+def _tolerating(
+    tolerated: frozenset[int], located: frozenset[bytes]
+) -> Callable[[SSL.Connection, crypto.X509, int, int, int], bool]:
     def verdict(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
-        return bool(ok) or error in tolerated
+        return bool(ok) or error in tolerated or (error in OF_SCOPE and _is_in_the_list(certificate, located))
 
     return verdict
+
+
+def _is_in_the_list(certificate: crypto.X509, located: frozenset[bytes]) -> bool:
+    """Whether the list of its CA is about it, though that says where it is and the certificate does not."""
+    try:
+        plain = certificate.to_cryptography()
+        if plain.issuer.public_bytes() not in located:
+            return False
+        plain.extensions.get_extension_for_class(x509.CRLDistributionPoints)
+    except x509.ExtensionNotFound:
+        return True
+    except UNREADABLE:
+        return False
+    return False
 
 
 class ReloadingServerTLS:

@@ -17,6 +17,7 @@ import pytest
 import pytest_twisted
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from OpenSSL import SSL
 from prometheus_client import generate_latest
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
@@ -204,6 +205,73 @@ def test_a_delta_stands_in_the_place_of_no_list(pki: TestPKI, tmp_path: Path) ->
     delta = builder.sign(pki.authority.credential.key, hashes.SHA256())
     (folder / "base+.pem").write_bytes(delta.public_bytes(serialization.Encoding.PEM))
     assert Loaded.of(files(pki, folder)).revokes(pki) == {"good"}
+
+
+def shakes_hands(loaded: Loaded, pki: TestPKI, node: str) -> bool:
+    """Whether a node gets through the handshake, over memory."""
+    context = ssl.create_default_context(cafile=str(pki.path("ca.pem")))
+    context.load_cert_chain(*pki.files_of(node))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    server = SSL.Connection(loaded.tls.loaded.context, None)
+    server.set_accept_state()
+    is_done = False
+    for _ in range(4):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        if flight := outgoing.read():
+            server.bio_write(flight)
+        try:
+            server.do_handshake()
+            is_done = True
+        except SSL.WantReadError:
+            pass
+        except SSL.Error:
+            return False
+        with contextlib.suppress(SSL.Error):
+            # It raises when there is nothing.
+            incoming.write(server.bio_read(2**16))
+    return is_done
+
+
+def with_place(authority: Authority, *serials: int, **more: Any) -> bytes:
+    """A list that says where it is, as step-ca's does."""
+    fields = {"only_contains_user_certs", "only_contains_ca_certs", "indirect_crl", "only_contains_attribute_certs"}
+    point = x509.IssuingDistributionPoint(
+        full_name=[x509.UniformResourceIdentifier("https://ca.example.com/1.0/crl")],
+        relative_name=None,
+        only_some_reasons=None,
+        **{name: name in more for name in fields},
+    )
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.credential.certificate.subject)
+        .last_update(utc_now() - MINUTE)
+        .next_update(utc_now() + DAY)
+        .add_extension(x509.CRLNumber(7), critical=False)
+        .add_extension(point, critical=True)
+    )
+    for number in serials:
+        gone = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(utc_now() - MINUTE).build()
+        builder = builder.add_revoked_certificate(gone)
+    return builder.sign(authority.credential.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def test_a_list_that_says_where_it_is_is_that_of_certificates_that_do_not(pki: TestPKI, tmp_path: Path) -> None:
+    """OpenSSL would refuse all of them, as of another scope; who is on the list is refused, and nobody else."""
+    path = tmp_path / "crl.pem"
+    path.write_bytes(with_place(pki.authority, serial(pki, "second")))
+    loaded = Loaded.of(files(pki, path, client_auth="required"))
+    assert shakes_hands(loaded, pki, "good")
+    assert not shakes_hands(loaded, pki, "second")
+    assert not shakes_hands(loaded, pki, "expired")
+
+
+def test_a_list_of_ca_certificates_alone_is_not(pki: TestPKI, tmp_path: Path) -> None:
+    """It says nothing of nodes: that nobody says whether they are revoked is no reason to let them in."""
+    path = tmp_path / "crl.pem"
+    path.write_bytes(with_place(pki.authority, only_contains_ca_certs=True))
+    assert not shakes_hands(Loaded.of(files(pki, path, client_auth="required")), pki, "good")
 
 
 def test_a_ca_that_is_not_trusted_any_more_takes_its_list_along(pki: TestPKI, tmp_path: Path) -> None:
