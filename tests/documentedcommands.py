@@ -114,11 +114,13 @@ def fits(shown: tuple[str, ...], output: str) -> bool:
 
 
 def _pattern(line: str) -> str:
-    parts = re.split(r"(\.\.\.|/home/you/\S+|\b[0-9a-f]{12,}\b|\d[\d.,]*|\s+)", line.strip())
+    parts = re.split(r"(https?://|\.\.\.|/home/you/\S+|\b[0-9a-f]{12,}\b|\d[\d.,]*|\s+)", line.strip())
     made = []
     for part in parts:
         if part == "...":
             made.append(".*")
+        elif re.fullmatch("https?://", part):
+            made.append("https?://")
         elif part.startswith("/home/you"):
             made.append(r"\S+")
         elif re.fullmatch(r"[0-9a-f]{12,}", part):

@@ -121,11 +121,17 @@ def test_every_test_that_is_cited_exists() -> None:
         assert f"def {name}(" in (ROOT / "tests" / file).read_text("utf-8"), f"{file}::{name}"
 
 
+def headings_of(document: Path) -> set[str]:
+    """As a forge and the site call them: small letters, dashes for blanks, and no other marks."""
+    lines = re.findall(r"^#+ (.*)", document.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).strip().replace(" ", "-") for line in lines}
+
+
 def test_every_document_is_in_the_contents() -> None:
     """The tree of contents of the site is read off the lists of docs/index.md."""
     listed = re.findall(r"^- \[[^]]*\]\(([^)]+\.md)\)", (ROOT / "docs" / "index.md").read_text("utf-8"), re.M)
     documents = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
-    outside = {"../README.md", "../CHANGELOG.md"}
+    outside = {"../README.md", "../CHANGELOG.md", "../SECURITY.md"}
     assert (documents - {"index.md"}) | outside == {*listed}, "give each document a line in a list of docs/index.md"
     assert len(listed) == len({*listed})
 
@@ -133,9 +139,13 @@ def test_every_document_is_in_the_contents() -> None:
 def test_every_link_leads_somewhere() -> None:
     """Files, and headings in them."""
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]*)(?:#[^)]*)?\)", path.read_text("utf-8")):
-            if target and not target.startswith("http"):
-                assert (path.parent / target).exists(), f"{path.name}: {target}"
+        for target, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", path.read_text("utf-8")):
+            if target.startswith("http"):
+                continue
+            led_to = path.parent / target if target else path
+            assert led_to.exists(), f"{path.name}: {target}"
+            if heading and led_to.suffix == ".md":
+                assert heading in headings_of(led_to), f"{path.name}: {target}#{heading}"
 
 
 def test_every_module_named_in_the_tour_exists() -> None:
