@@ -16,7 +16,10 @@ from twisted.logger import LogEvent, globalLogPublisher
 
 from tests.examples import examples
 
-hypothesis.settings.register_profile("ring", max_examples=examples(100))
+# How long examples take says how busy the machine is.
+hypothesis.settings.register_profile(
+    "ring", max_examples=examples(100), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("ring")
 
 
