@@ -43,6 +43,8 @@ some four seconds of work, of the 16 that osquery waits.  The kernel's queue (``
 """
 _OUT_FOR = 2.0
 """Seconds after which a node that has not come back takes its time, and others theirs: they will not come at once."""
+_MOST_UNSURE = 10_000
+"""Nodes of which it is kept that the store did not say what it gave them; for the others the lease has to end."""
 _T = TypeVar("_T")
 
 
@@ -77,6 +79,7 @@ class Distributed(Service):
         self._is_closing = False
         self._taking = 0
         self._out: deque[float] = deque()
+        self._unsure: dict[str, Sequence[str]] = {}
 
     def startService(self) -> None:
         """Begin to follow the open queries."""
@@ -186,6 +189,8 @@ class Distributed(Service):
 
     async def _take(self, node_id: str, query_ids: Sequence[str], now: float, most: int) -> set[str] | None:
         """Which of these queries the node holds now under a lease; nothing if the store does not say."""
+        if (unsure := self._unsure.get(node_id)) and await self._give_back(node_id, unsure):
+            del self._unsure[node_id]
         asked = Deferred.fromCoroutine(self._queries.take(node_id, query_ids, now, most))
         self._taking += 1
         asked.addBoth(self._has_taken)
@@ -199,6 +204,9 @@ class Distributed(Service):
             raise
         except (StoreUnavailable, StoreFull) as problem:
             self._metrics.store_failures.labels(kind=type(problem).__name__).inc()
+            # It may have given them all the same, and then the lease would keep them from the node.
+            if len(self._unsure) < _MOST_UNSURE and node_id not in self._unsure:
+                self._unsure[node_id] = query_ids
             return None
         for query_id, taken in outcomes.items():
             if taken.offer is not Offer.LEFT:
@@ -216,10 +224,11 @@ class Distributed(Service):
         self._taking -= 1
         return result
 
-    async def _give_back(self, node_id: str, query_ids: Sequence[str]) -> None:
+    async def _give_back(self, node_id: str, query_ids: Sequence[str]) -> bool:
         try:
             await self._queries.release(node_id, query_ids)
         except (StoreUnavailable, StoreFull):
-            return  # The lease ends by itself.
+            return False  # The lease ends by itself.
         for query_id in query_ids:
             self._offers.open.settle(node_id, query_id, 0.0)
+        return True

@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from osqtwist.interfaces import StoreUnavailable
 from osqtwist.livequery import Asker, Question
 from osqtwist.node import Node
 from osqtwist.parking import ParkedReads
@@ -154,6 +155,34 @@ def test_a_node_that_goes_away_while_taking_gets_the_query_at_its_next_read(serv
 
 
 # -- what becomes of a query
+
+
+def test_a_take_that_the_store_did_not_answer_is_given_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have happened; the node's next read need not wait for the end of a lease that it knows nothing of."""
+    key = server.enroll()
+    query = server.issue("select 5")
+    take = server.stores.queries.store.take  # type: ignore[attr-defined]
+
+    async def taken_and_not_told(*arguments: Any) -> Any:
+        await take(*arguments)
+        raise StoreUnavailable("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.distributed, "_queries", _Taking(server.stores.queries, taken_and_not_told))
+        reading = park(server, key)
+        server.turn(10.0)
+        assert work_of(server.finish(reading)) == {}
+    assert work_of(server.finish(server.begin("/distributed/read", {"node_key": key})))["queries"] == {
+        query.query_id: "select 5"
+    }
+
+
+class _Taking:
+    def __init__(self, queries: Any, take: Any) -> None:
+        self.queries, self.take = queries, take
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.queries, name)
 
 
 def test_a_lost_answer_is_offered_again_until_the_attempts_are_used_up(server: Server) -> None:
