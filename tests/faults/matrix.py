@@ -59,6 +59,8 @@ class _Cast:
 async def make_row(stage: Stage, ledger: Ledger, fault: Fault) -> Row:
     """Make a fault, look, mend it, and see that all is well."""
     cast = await _prepare(stage, ledger)
+    if fault.forgives:
+        await _revoke_one(stage, ledger)
     before, log_before = await stage.metrics(), len(stage.log())
     held = Deferred.fromCoroutine(cast.holder.read())
     await deferLater(stage.reactor, 0.3)
@@ -101,6 +103,14 @@ async def _prepare(stage: Stage, ledger: Ledger) -> _Cast:
     await _well(stage, cast.carver.carve_start)
     await _well(stage, lambda: cast.carver.carve_block(0))
     return cast
+
+
+async def _revoke_one(stage: Stage, ledger: Ledger) -> None:
+    """Have a node that must stay out, whatever the store forgets."""
+    node = Node.on(stage, ledger)
+    await _well(stage, node.enroll)
+    await stage.json("POST", f"/api/v1/nodes/{node.machine.uuid}/revoke", {"reason": "stolen"})
+    ledger.revoked.append(node)
 
 
 async def _issue(stage: Stage, node: Node) -> None:
