@@ -322,6 +322,43 @@ def test_a_folder_that_cannot_be_served_is_named(tmp_path: Path, what: str) -> N
     assert "config" in str(caught.value) or "a.conf" in str(caught.value)
 
 
+def test_a_folder_that_is_bad_from_the_start_is_served_as_it_was_when_it_was_good(folder: Path) -> None:
+    """By a worker that is started again, with what twistd had of it; a good change ends that."""
+    clock, reloads = Clock(), list[bool]()
+    (folder / "rollout.toml").write_text("steps = [10, 100]\n")
+    before = ConfigFolder(clock, folder)
+    assert before.plan is not None
+    good = before.configuration.config_for(FACTS, None).body
+    (folder / "10.conf").write_text("{")
+    (folder / "rollout.toml").write_text("steps = ")
+    with pytest.raises(BadConfiguration):
+        ConfigFolder(clock, folder)
+    before.reload()
+    found = ConfigFolder(clock, folder, reloads.append, before.good)
+    assert found.configuration.config_for(FACTS, None).body == good
+    assert found.plan == before.plan
+    assert found.good == before.good
+    (folder / "10.conf").write_text('{"options": {"custom_b": 3}}')
+    (folder / "rollout.toml").unlink()
+    found.check()
+    assert json.loads(found.configuration.config_for(FACTS, None).body)["options"]["custom_b"] == 3
+    assert reloads == [False, True]
+
+
+def test_a_folder_that_cannot_be_looked_at_is_looked_at_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file descriptors: nothing is known to have changed, and the watch goes on."""
+    clock = Clock()
+    found = ConfigFolder(clock, folder)
+    found.startService()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rglob", lambda self, pattern: (_ for _ in ()).throw(OSError(24, "Too many open files")))
+        clock.advance(2)
+    (folder / "10.conf").write_text('{"options": {"custom_b": 4}}')
+    clock.advance(2)
+    assert json.loads(found.configuration.config_for(FACTS, None).body)["options"]["custom_b"] == 4
+    found.stopService()
+
+
 def test_a_change_is_served_and_a_bad_one_is_not(folder: Path) -> None:
     """The last good configuration stays in force until a good one comes."""
     clock, reloads = Clock(), []

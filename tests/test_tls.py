@@ -310,6 +310,29 @@ def test_a_ca_that_is_nearly_right_changes_nothing(tmp_path: Path, name: str) ->
     assert str(own.path("ca.pem")) in " ".join(str(event.get("problem")) for event in events)
 
 
+def test_files_that_are_rubbish_from_the_start_are_replaced_by_what_was_last_good(tmp_path: Path) -> None:
+    """For a worker that is started again; the file at fault is told of, and a good one is used once it is there."""
+    own = TestPKI.mint(tmp_path)
+    twistd = ReloadingServerTLS(files(own))
+    good = {name: own.path(name).read_bytes() for name in ("server.pem", "server.key", "ca.pem")}
+    for name in good:
+        own.path(name).write_text("rubbish")
+    twistd.check()
+    assert {path: twistd.good[path] for path in map(own.path, good)} == {own.path(name): good[name] for name in good}
+    with pytest.raises(UnusableCredential):
+        ReloadingServerTLS(files(own))
+    reloads: list[bool] = []
+    with capturedLogs() as events:
+        worker = ReloadingServerTLS(files(own), lambda ok, loaded: reloads.append(ok), spare=twistd.good)
+    assert str(own.path("")) in " ".join(str(event.get("problem")) for event in events)
+    assert worker.loaded.not_after == twistd.loaded.not_after
+    assert worker.good == twistd.good
+    for name, content in good.items():
+        own.path(name).write_bytes(content)
+    worker.check()
+    assert reloads == [False, True]
+
+
 def trusting(own: TestPKI) -> ssl.SSLContext:
     """A client that does not need the files."""
     return ssl.create_default_context(cadata=own.authority.credential.certificate_pem.decode())

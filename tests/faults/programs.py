@@ -18,7 +18,7 @@ import attrs
 from osqtwist.interfaces import StoreUnavailable
 from osqtwist.storage.embedded import find_binary
 from osqtwist.storage.redis_connection import Login
-from osqtwist.storage.redis_url import RedisPlace, _Blocking, check_redis
+from osqtwist.storage.redis_url import BlockingRedis, RedisPlace, check_redis
 from tests.crashtest.machine import free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -120,7 +120,7 @@ class Store:
 
     def ask(self, *words: str) -> Any:
         """What it says to a command."""
-        with _Blocking.to(self.place) as talk:
+        with BlockingRedis.to(self.place) as talk:
             return talk.ask(*words)
 
     def empty(self) -> None:
@@ -154,7 +154,7 @@ class Sentinels:
         """Whether it has seen one that could take over."""
         place = RedisPlace("redis", (("127.0.0.1", self.port),), "", Login())
         try:
-            with _Blocking.to(place) as talk:
+            with BlockingRedis.to(place) as talk:
                 return bool(talk.ask("SENTINEL", "replicas", "main"))
         except (OSError, StoreUnavailable):
             return False
