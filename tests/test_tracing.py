@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from twisted.internet.defer import Deferred
 from osqtwist.logevent import LogEvent
 from osqtwist.settings import BadSetting, gather
 from osqtwist.sinkinterfaces import Outcome, RefusedEvent, SinkUnavailable
-from osqtwist.tracing.otel import OpenTelemetry, endpoint_of
+from osqtwist.tracing.otel import COMPLAINT_SECONDS, Complaints, OpenTelemetry, endpoint_of
 from osqtwist.web.exchange import Exchange
 from tests.harness import SECRET, InMemoryServer
 
@@ -213,6 +214,23 @@ async def test_a_delivery_is_a_trace(outcome: Any, said: dict[str, Any]) -> None
     (span,) = exporter.get_finished_spans()
     assert span.name == "sink siem"
     assert dict(span.attributes or {}) == {"osqtwist.sink": "siem", "osqtwist.lines": 3, "osqtwist.bytes": 6} | said
+
+
+def test_what_the_sdk_complains_of_is_said_once_in_a_while() -> None:
+    """On one line, in the reactor's thread; it complains every second while a collector is away."""
+    said: list[str] = []
+
+    class Reactor:
+        def callFromThread(self, work: Any, format: str, text: str) -> None:
+            said.append(text)
+
+    complaints = Complaints(Reactor())
+    for seconds in (0, 1, COMPLAINT_SECONDS - 1, COMPLAINT_SECONDS):
+        record = logging.LogRecord("sdk", logging.WARNING, "file", 7, "no answer\n%s", (seconds,), None)
+        record.created = 1_790_000_000.0 + seconds
+        complaints.handle(record)
+    complaints.handle(logging.LogRecord("sdk", logging.WARNING, "file", 8, "queue full", (), None))
+    assert said == ["no answer 0", "no answer 300.0", "queue full"]
 
 
 def test_without_the_option_nothing_is_different(tmp_path: Path) -> None:

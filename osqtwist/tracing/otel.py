@@ -36,6 +36,8 @@ BY_ENVIRONMENT = "otel"
 """The value of ``--traces`` that leaves the destination to the environment."""
 FLUSH_SECONDS = 2.0
 """How long a stop waits for the last spans to be sent."""
+COMPLAINT_SECONDS = 300.0
+"""How long a complaint of the SDK is not repeated: it makes some every second while a collector is away."""
 
 
 class OpenTelemetry(Traces):
@@ -126,9 +128,14 @@ class Complaints(logging.Handler):
     def __init__(self, reactor: Any) -> None:
         super().__init__(logging.WARNING)
         self._reactor = reactor
+        self._told: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say it."""
+        """Say it, unless it was said lately."""
+        kind = f"{record.name} {record.lineno}"
+        if record.created - self._told.get(kind, 0.0) < COMPLAINT_SECONDS:
+            return
+        self._told[kind] = record.created
         text = record.getMessage().replace("\n", " ")[:500]
         self._reactor.callFromThread(self._log.warn, "traces: {text}", text=text)
 
