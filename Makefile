@@ -6,7 +6,7 @@ PORT ?= ssl:8443
 SECONDS ?= 60
 MINUTES ?= 10
 
-.PHONY: audit run test test-fast lint docs bench crashtest faults fuzz clean help
+.PHONY: audit run test test-fast lint docs deb bench crashtest faults fuzz clean help
 
 help:           ## What there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -43,6 +43,9 @@ lint: $(VENV)/test.stamp  ## ruff and mypy
 docs: $(VENV)/test.stamp  ## The documents as a site, in build/site
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs/site -d build/doctrees . build/site
 	@echo "open build/site/docs/index.html"
+
+deb: $(VENV)/test.stamp  ## A Debian package for this machine's Debian, in dist/
+	$(BIN)/python packaging/debian/build_deb.py --out dist
 
 bench: $(VENV)/test.stamp  ## CPU per connection and request, beside nginx, http.server, aiohttp and Go
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -45,8 +46,8 @@ def sdist(built: Path) -> Path:
     return found
 
 
-def run(words: list[str], folder: Path) -> str:
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+def run(words: list[str], folder: Path, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -152,3 +153,24 @@ def test_the_version_is_the_newest_of_the_changes(tmp_path: Path) -> None:
     newest = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)[0]
     assert newest == __version__
     assert __version__ in run([str(Path(sys.executable).parent / "osqtwist"), "--version"], tmp_path)
+
+
+def test_a_debian_package_runs_from_where_it_is_unpacked(wheel: Path, tmp_path: Path) -> None:
+    """Its own folder of packages, the command, twistd with the plug-in, units that start that one."""
+    borrowed = os.environ | {"PYTHONPATH": sysconfig.get_path("purelib")}
+    words = ["--no-deps", "--wheel", str(wheel), "--python", sys.executable, "--out", str(tmp_path)]
+    script = ROOT / "packaging" / "debian" / "build_deb.py"
+    package = run([sys.executable, str(script), *words], tmp_path, borrowed).split()[-1]
+    root = tmp_path / "root"
+    run(["dpkg-deb", "--extract", package, str(root)], tmp_path)
+    home = root / "usr" / "lib" / "osqtwist"
+    assert __version__ in run([str(root / "usr" / "bin" / "osqtwist"), "--version"], tmp_path, borrowed)
+    assert "--client-ca" in run([str(home / "bin" / "twistd"), "osqtwist", "--help"], tmp_path, borrowed)
+    unit = (root / "usr" / "lib" / "systemd" / "system" / "osqtwist.service").read_text()
+    assert "\nExecStart=/usr/lib/osqtwist/bin/twistd --nodaemon" in unit and "/opt/" not in unit
+    assert (root / "usr" / "share" / "osqtwist" / "prometheus" / "osqtwist.rules.yml").exists()
+    said = run(["dpkg-deb", "--info", package], tmp_path)
+    assert f" Version: {__version__}\n" in said and " Depends: python3 (>= 3." in said
+    assert run(["dpkg-deb", "--info", package, "conffiles"], tmp_path) == "/etc/osqtwist/osqtwist.toml\n"
+    for name in ("postinst", "prerm", "postrm"):
+        run(["sh", "-n", str(script.with_name(name))], tmp_path)
