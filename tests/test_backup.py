@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
 import re
 import shutil
+import subprocess
 import tarfile
 import threading
 import time
@@ -17,6 +19,9 @@ import pytest
 
 from osqtwist.archive import Archive, ArchiveWriter, BadArchive, Contents
 from tests.stores import PASSWORD, users_for_tests, valkey
+from tests.test_delivery_process import until
+from tests.test_proxy_processes import look
+from tests.test_revocation_processes import operate
 from tests.test_twistd import Server, Start, start
 
 __all__ = ["start"]
@@ -94,7 +99,7 @@ class Load:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            name = f"n{len(self.posted)}x"
+            name = f"n{len(self.posted) + 1}x"
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self.server.ask("/log", self.line(name)) == {}:
                     self.posted.append(name)
@@ -160,6 +165,69 @@ def test_a_server_is_wiped_and_goes_on(start: Start, tmp_path: Path) -> None:
     assert "schedule" in last.ask("/config", {"node_key": key})
 
 
+ALERT = """
+[alert.n]
+when = "name:n0x"
+"""
+
+
+def everything(server: Server, key: str, config: Path) -> None:
+    """Each thing that a server does with its store, once."""
+
+    def node(path: str, **body: Any) -> Any:
+        return server.ask(path, {"node_key": key} | body)
+
+    def told(path: str, said: Any) -> Any:
+        answer = operate(server, path, said)
+        assert answer.get("status", 200) < 400, answer
+        return answer
+
+    query = operate(server, "queries", {"sql": "select 1 as one"})["query_id"]
+    assert query in node("/distributed/read")["queries"]
+    node("/distributed/write", queries={query: [{"one": "1"}]}, statuses={query: 0})
+    until(lambda: look(server, f"queries/{query}")["answered"] == 1)
+    block = base64.b64encode(b"carve").decode()
+    session = node("/carver/start", block_count=1, block_size=5, carve_size=5, carve_id="g", request_id=query)
+    node("/carver/continue", block_id=0, session_id=session["session_id"], data=block, request_id=query)
+    assert node("/log", log_type="result", data=[{"name": "n0x"}]) == {}
+    assert node("/log", log_type="result", data=["no line"]) == {}
+    told("nodes/node-1.example.com/tags", {"add": ["prod"]})
+    secret = told("secrets", {"name": "lab", "quota": 5})
+    server.ask("/enroll", {"enroll_secret": secret["secret"], "host_identifier": "other"}, node=None)
+    told("secrets/lab/revoke", {})
+    denial = told("denials", {"kind": "identity", "value": "x"})["denial_id"]
+    told(f"denials/{denial}/remove", {})
+    told("nodes/other/revoke", {})
+    told("nodes/other/restore", {})
+    told("nodes/other/forget", {})
+    told("tokens", {"name": "ci", "role": "viewer"})
+    told("alerts/silences", {"rule": "n", "seconds": 1})
+    until(lambda: '"lines"' in json.dumps(look(server, "sinks")))
+    told("sinks/lines/pause", {})
+    told("sinks/lines/resume", {})
+    (config / "base.conf").write_text('{"schedule": {"b": {"query": "select 2", "interval": 60}}}')
+    until(lambda: "b" in node("/config")["schedule"])
+    told("rollouts/finish", {})
+    for path in (
+        "nodes",
+        "audit",
+        "carves",
+        "logs?follow=0&from=start",
+        "logs/dead",
+        "sinks",
+        "alerts",
+        "status",
+        "clones",
+    ):
+        look_at(server, path)
+
+
+def look_at(server: Server, path: str) -> None:
+    """Anything; it need not be JSON."""
+    words = ["curl", "-sf", "--unix-socket", str(server.folder / "state" / "admin.sock"), f"http://x/api/v1/{path}"]
+    subprocess.run(words, timeout=20, capture_output=True, check=False)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(150)
 def test_with_a_redis_of_ones_own(start: Start, tmp_path: Path) -> None:
@@ -173,14 +241,21 @@ def test_with_a_redis_of_ones_own(start: Start, tmp_path: Path) -> None:
         url, other = (f"redis://{user}:for%20tests@127.0.0.1:{port}/0" for user in ("osqtwist", "osqtwist-backup"))
         assert PASSWORD == "for tests"
         store.ask("SET", "somebody:else", "x")
-        server = start("--port", "ssl:0", "--redis", url)
+        config, settings = tmp_path / "config", tmp_path / "o.toml"
+        config.mkdir()
+        (config / "rollout.toml").write_text('steps = [100]\nwait = "1h"\n')
+        (config / "base.conf").write_text('{"schedule": {"a": {"query": "select 1", "interval": 60}}}')
+        settings.write_text(f'[sink.lines]\nkind = "file"\npath = "{tmp_path}/lines"\n[events]\n{ALERT}')
+        words = ["--port", "ssl:0", "--redis", url, "--config", str(config), "--settings", str(settings)]
+        server = start(*words)
         key = enrolled(server)
+        everything(server, key, config)
+        until(lambda: "n0x" in (tmp_path / "lines").read_text())
         load = Load(server, key)
         time.sleep(1)
         before = list(load.posted)
         file = tmp_path / "b.tar"
-        words = ["backup", str(file), "--redis", other]
-        assert re.search(r"backed up: \d files and \d+ keys", said(server, *words))
+        assert re.search(r"backed up: \d files and \d+ keys", said(server, "backup", str(file), "--redis", other))
         load.stop()
         restore = ["restore", str(file), "--redis", other, "--replace"]
         assert "in use by another osqtwist" in said(server, *restore)
@@ -191,7 +266,7 @@ def test_with_a_redis_of_ones_own(start: Start, tmp_path: Path) -> None:
         shutil.rmtree(server.folder / "state")
         assert said(server, *restore).startswith("restored: ")
         assert store.ask("GET", "somebody:else") == b"y"
-        again = start("--port", "ssl:0", "--redis", url, folder=server.folder)
+        again = start(*words, folder=server.folder)
         assert "schedule" in again.ask("/config", {"node_key": key})
         assert set(before) <= stored(again)
         assert json.loads(said(again, "--json", "audit", "verify"))
