@@ -82,6 +82,12 @@ class ArchiveWriter:
         """The same of what is in memory."""
         self._add(name, io.BytesIO(data), len(data))
 
+    def add_stream(self, name: str, stream: IO[bytes]) -> None:
+        """The same of an open file, from its beginning."""
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        self._add(name, stream, size)
+
     def finish(self, contents: Contents) -> None:
         """Write what it is, have it on the disk, and give it its name."""
         self._add(_CONTENTS, io.BytesIO(text := msgspec.json.encode(contents)), len(text))

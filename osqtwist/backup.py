@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ import msgspec
 from osqtwist import __version__
 from osqtwist.archive import FORMAT, Archive, ArchiveWriter, BadArchive, Contents
 from osqtwist.settings import Settings
-from osqtwist.statefolder import CARVES, ENROLL_SECRET, LOCK, SIGNING_KEYS, STORE, StateFolder, UnusableState
+from osqtwist.statefolder import CARVES, ENROLL_SECRET, LOCK, SIGNING_KEYS, STORE, Owner, StateFolder, UnusableState
 from osqtwist.storage.copying import (
     LOG_FOLDER,
     SNAPSHOT,
@@ -140,7 +142,15 @@ def restore(settings: Settings, path: Path, replace: bool, any_version: bool = F
         if PRIVATE in contents.stores:
             _put_private(archive, folder.path)
         notes += _put_secrets(archive, settings)
+        _give_to_owner(folder.path)
     return Done(path, len(contents.files), keys, tuple(notes))
+
+
+def _give_to_owner(state: Path) -> None:
+    """What root restores belongs to whom the state folder belongs to."""
+    if os.geteuid() == 0:
+        owner = state.stat()
+        Owner(owner.st_uid, owner.st_gid).take([path for path in state.rglob("*") if not path.is_symlink()])
 
 
 def _servers(settings: Settings) -> dict[str, RedisPlace]:
@@ -159,12 +169,13 @@ def _copy_stores(settings: Settings, state: Path, archive: ArchiveWriter) -> tup
         if name == PRIVATE:
             stores[name] = _copy_private(state, place, archive)
             continue
-        lines = bytearray()
-        for key in copy_keys(place, settings.redis_prefix):
-            lines += msgspec.json.encode(key) + b"\n"
-            count += 1
         stores[name] = f"keys/{number}.jsonl.gz"
-        archive.add_bytes(stores[name], gzip.compress(bytes(lines), 6))
+        with tempfile.TemporaryFile(dir=archive.path.parent) as scratch:
+            with gzip.open(scratch, "wb", 6) as lines:
+                for key in copy_keys(place, settings.redis_prefix):
+                    lines.write(msgspec.json.encode(key) + b"\n")
+                    count += 1
+            archive.add_stream(stores[name], scratch)
     return stores, count
 
 

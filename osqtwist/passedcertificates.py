@@ -7,6 +7,7 @@ revocation lists in force now, so that a proxy which still has the lists of yest
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,8 @@ from osqtwist.proxiedport import proxy_of
 from osqtwist.tls import LoadedTLS, PeerIdentities, ReloadingServerTLS
 
 _MOST_KNOWN = 100_000
+GOOD_FOR = 60.0
+"""Seconds after which a certificate is verified again: its CA, or a list, may have come to its end."""
 _CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
 
 
@@ -52,13 +55,13 @@ class Passed:
 
 @attrs.define(eq=False)
 class Verification:
-    """Verifies certificates against the CAs and lists in force; each is verified once under the same ones."""
+    """Verifies certificates against the CAs and lists in force; a good one once in :data:`GOOD_FOR` under the same."""
 
     tls: ReloadingServerTLS
     now: Callable[[], float] = time.time
     _loaded: LoadedTLS | None = attrs.field(default=None, init=False)
     _store: Any = attrs.field(default=None, init=False)
-    _known: dict[bytes, str] = attrs.field(factory=dict, init=False)
+    _known: dict[bytes, float] = attrs.field(factory=dict, init=False)
 
     def problem_with(self, certificate: x509.Certificate) -> str:
         """Why a certificate is refused now; empty if it is not."""
@@ -69,12 +72,15 @@ class Verification:
         if certificate.not_valid_after_utc.timestamp() <= now:
             return "it expired"
         fingerprint = certificate.fingerprint(hashes.SHA256())
-        known = self._known.get(fingerprint)
-        if known is None:
-            if len(self._known) >= _MOST_KNOWN:
-                del self._known[next(iter(self._known))]
-            known = self._known[fingerprint] = self._look(certificate)
-        return known
+        if 0 <= now - self._known.get(fingerprint, -math.inf) < GOOD_FOR:
+            return ""
+        if problem := self._look(certificate):
+            return problem
+        self._known.pop(fingerprint, None)
+        if len(self._known) >= _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+        self._known[fingerprint] = now
+        return ""
 
     def chain_of(self, certificate: x509.Certificate) -> list[x509.Certificate]:
         """A certificate that :meth:`problem_with` has nothing against, and those above it."""
@@ -146,7 +152,9 @@ class ProxiedIdentities:
             visitor.passed = Passed(problem=f"{name} does not come from a trusted proxy") if name else None
         else:
             visitor.passed = self._passed(values)
-            if self.proxy.address and (address := last_address(self.proxy.address, values)):
+            # Where the PROXY protocol has said it, a header is the node's own word.
+            by_header = self.proxy.address and not hasattr(request.transport, "via")
+            if by_header and (address := last_address(self.proxy.address, values)):
                 visitor.client = _address(address) or request.client
         visitor.channel.passed = visitor.passed
 

@@ -41,7 +41,7 @@ class TrustedProxy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :ivar headers: ``ssl-client`` (``X-SSL-Client-Verify`` and ``X-SSL-Client-Cert``), ``xfcc``
         (``X-Forwarded-Client-Cert``), ``amzn-mtls`` (``X-Amzn-Mtls-Clientcert-Leaf``) or ``none`` (nodes have
         keys only).
-    :ivar address: the header whose last element is the node's address; empty if the proxy speaks the PROXY protocol.
+    :ivar address: the header whose last element is the node's address, where the PROXY protocol has not said it.
     """
 
     peers: tuple[str, ...]

@@ -6,8 +6,10 @@ import base64
 import contextlib
 import datetime
 import struct
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
+from osqtwist.certificatechecks import CertificateRefused
 from osqtwist.identity import IdentityCache, IdentityRule
 from osqtwist.namedpeers import BadPeer, NamedPeers
 from osqtwist.passedcertificates import Verification
@@ -28,6 +31,7 @@ from osqtwist.settings import BadSetting, gather
 from osqtwist.tls import ReloadingServerTLS
 from osqtwist.tlsfiles import TLSFiles
 from tests.certificates import DAY, TestPKI
+from tests.harness import InMemoryServer
 
 AUTHORITY = Authority.create("test CA", "P-256")
 NODE = AUTHORITY.issue("node-1", "node").certificate
@@ -249,6 +253,41 @@ def test_a_new_list_counts_for_verdicts_of_before(tmp_path: Path) -> None:
     pki.revoke("revoked", "second")
     look.tls.check()
     assert "revoked" in look.problem_with(pki.nodes["second"].certificate)
+
+
+def test_a_good_verdict_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a minute; a bad one each time, since it may be a matter of time."""
+    pki = TestPKI.mint(tmp_path)
+    look, certificate = verification(pki), pki.nodes["good"].certificate
+    looked: list[x509.Certificate] = []
+    really = Verification._look
+
+    def noted(self: Verification, each: x509.Certificate) -> str:
+        looked.append(each)
+        return really(self, each)
+
+    monkeypatch.setattr(Verification, "_look", noted)
+    start = time.time()
+    for later, expected in ((0, 1), (59, 1), (61, 2), (62, 2), (122, 3)):
+        look.now = lambda later=later: start + later
+        assert look.problem_with(certificate) == ""
+        assert len(looked) == expected
+    for _ in range(2):
+        assert look.problem_with(pki.nodes["other CA"].certificate)
+    assert len(looked) == 5
+
+
+def test_who_was_refused_is_ended_and_stops_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection whose proxy says what cannot be believed is open still when others are put out."""
+
+    def of(said: object, visitor: object) -> None:
+        raise CertificateRefused("it expired")
+
+    monkeypatch.setattr("tests.harness._Said.of", of)
+    server = InMemoryServer(tmp_path)
+    channel: Any = SimpleNamespace(caller=None, transport=None, passed=None)
+    assert server.api.is_out(channel)
+    server.stop()
 
 
 def test_an_identity_is_of_the_same_rules(pki: TestPKI) -> None:

