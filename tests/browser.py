@@ -241,14 +241,27 @@ def watch(page: Page, url: str, wrong: list[str]) -> None:
     page.on("request", on_request)
 
 
-def look_over(visitor: Visitor, path: str, name: str, role: str = "admin", ready: str = "h1") -> None:
+KINDS = ("light", "dark", "phone")
+
+
+def look_over(
+    visitor: Visitor,
+    path: str,
+    name: str,
+    role: str = "admin",
+    ready: str = "h1",
+    kinds: tuple[str, ...] = KINDS,
+) -> None:
     """
     Check that a page is for everybody, light and dark, wide and on a phone; keep pictures ``artifacts/NAME-*.png``.
 
     :param ready: a selector of what is there once the page is whole.
+    :param kinds: fewer, of a page that has nothing of its own to look at.
     """
     ARTIFACTS.mkdir(exist_ok=True)
     for dark, size, kind in ((False, DESKTOP, "light"), (True, DESKTOP, "dark"), (False, PHONE, "phone")):
+        if kind not in kinds:
+            continue
         page = visitor(role, size, dark)
         page.goto(path)
         page.locator(ready).first.wait_for()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from osqtwist import liveresults
 from osqtwist.livequery import LONGEST
 from osqtwist.liverules import LiveRules
 from osqtwist.operator import Actor, Role
@@ -319,6 +320,23 @@ def test_exports_of_nothing_are_whole_files(server: InMemoryServer) -> None:
     for words in ("?format=csv", "", "?follow=1"):
         assert server.operate(f"{QUERIES}/q1/results{words}")[0] == 404
     assert server.operate(f"{path}?format=xml")[0] == 400
+    assert server.operate(f"{path}?after=x")[0] == 400
+
+
+def test_results_are_had_a_page_at_a_time(server: InMemoryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many, or as many as are some megabytes; the last page says that it is."""
+    query_id = issue(server)["query_id"]
+    asked(server, query_id, *(f"h{number}" for number in range(5)))
+    path = f"{QUERIES}/{query_id}/results/page"
+    names, after, pages = [], "", 0
+    while after is not None:
+        _, page = server.operate(f"{path}?limit=2&after={after}")
+        names += [each["name"] for each in page["results"]]
+        after, pages = page["next_after"], pages + 1
+    assert (names, pages) == ([f"h{number}" for number in range(5)], 3)
+    monkeypatch.setattr(liveresults, "_MOST_PAGE_BYTES", 1)
+    assert len(server.operate(path)[1]["results"]) == 1
+    assert server.operate(f"{QUERIES}/q1/results/page")[0] == 404
     assert server.operate(f"{path}?after=x")[0] == 400
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from playwright.sync_api import Page, expect
 
 import osqtwist
 from tests.browser import (
+    KINDS,
     Fleet,
     Visitor,
     chromium,
@@ -149,7 +151,16 @@ def test_what_nodes_say_is_text(page: Page) -> None:
 
 
 def test_errors_and_silent_nodes_stand_apart(page: Page, fleet: Fleet) -> None:
-    """Errors by what they say, silent nodes by name."""
+    """Errors by what they say, silent nodes by name until they answer."""
+    fleet.nodes.send_signal(signal.SIGSTOP)
+    try:
+        ask(page, "select 1 as one", "name:node-0002*")
+        expect(page.locator("#rest")).to_contain_text("10 of 10 nodes have not answered")
+        expect(page.get_by_role("link", name="node-00027.sim")).to_be_visible()
+    finally:
+        fleet.nodes.send_signal(signal.SIGCONT)
+    expect(page.locator("#shown")).to_have_text("10 rows from 10 nodes")
+    expect(page.locator("#rest")).not_to_contain_text("have not answered")
     ask(page, "select cpu_brand from system_info", "name:node-0001*")
     expect(page.locator("#errors")).to_contain_text("no such column: cpu_brand")
     expect(page.locator("#errors")).to_contain_text("10 nodes: node-0001")
@@ -254,27 +265,27 @@ def test_a_roll_out_is_stopped_and_undone(page: Page, fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "name", "ready"),
+    ("path", "name", "ready", "kinds"),
     [
-        ("/queries", "queries", "#count:not(:empty)"),
-        ("/config", "configuration", "h1"),
-        ("/config/versions/1", "version", "h1"),
-        ("/config/why?node=node-00001.sim", "why", "h1"),
+        ("/queries", "queries", "#count:not(:empty)", KINDS),
+        ("/config", "configuration", "h1", KINDS),
+        ("/config/versions/1", "version", "h1", ("phone",)),
+        ("/config/why?node=node-00001.sim", "why", "h1", ("phone",)),
     ],
 )
-def test_a_page_is_for_everybody(path: str, name: str, ready: str, visitor: Visitor) -> None:
+def test_a_page_is_for_everybody(path: str, name: str, ready: str, kinds: tuple[str, ...], visitor: Visitor) -> None:
     """Nothing grave by axe-core, light and dark; nothing wider than a phone."""
-    look_over(visitor, path, name, ready=ready)
+    look_over(visitor, path, name, ready=ready, kinds=kinds)
 
 
 def test_results_and_differences_are_for_everybody(visitor: Visitor, fleet: Fleet) -> None:
-    """The same of a query with rows and errors, and of two versions."""
+    """The same of a query with rows, and of two versions."""
     found = fleet.json("query", "issue", "select hostname, uuid from system_info", "--where", "name:node-000*")
     look_over(visitor, f"/queries/{found['query_id']}", "query", ready="#grid tbody td")
     if len(fleet.json("rollout", "history")["versions"]) < 2:
         change_configuration(fleet.server.folder, 60)
         until(lambda: len(fleet.json("rollout", "history")["versions"]) == 2)
-    look_over(visitor, "/config/diff?before=1&after=2", "difference")
+    look_over(visitor, "/config/diff?before=1&after=2", "difference", kinds=("light", "phone"))
 
 
 def test_a_viewer_changes_nothing(visitor: Visitor, fleet: Fleet) -> None:
