@@ -67,12 +67,12 @@ from osqtwist.web.livequeries import QueryOperations
 from osqtwist.web.liveresults import ResultOperations
 from osqtwist.web.logs import LogOperations
 from osqtwist.web.operations import Operation
+from osqtwist.web.operatorsite import OperatorSite
 from osqtwist.web.operatorsroot import OperatorsRoot
 from osqtwist.web.pages.application import Pages
 from osqtwist.web.pages.signin import SignIn
 from osqtwist.web.pending import PendingOperations
 from osqtwist.web.repeats import Repeats
-from osqtwist.web.request import PlainRequest
 from osqtwist.web.rollouts import RolloutOperations
 from osqtwist.web.savedqueries import SavedQueryOperations
 from osqtwist.web.secrets import SecretOperations
@@ -80,7 +80,7 @@ from osqtwist.web.service import ServiceOperations
 from osqtwist.web.signing import SigningOperations
 from osqtwist.web.signingkeys import SigningKeyOperations
 from osqtwist.web.sinks import SinkOperations
-from osqtwist.web.site import Deadlines, NodeSite, QuietSite
+from osqtwist.web.site import Deadlines
 from osqtwist.web.sqlwords import SQLWordOperations
 from osqtwist.web.targets import TargetOperations
 from osqtwist.web.tokens import TokenOperations
@@ -204,9 +204,8 @@ async def listen_on_socket(
     :param given: it, if it is bound already.
     :raise StartFailed: it cannot be made.
     """
-    site = QuietSite(
-        operators_root(admin, True), requestFactory=PlainRequest, parsePOSTFormSubmission=False, reactor=reactor
-    )
+    root = operators_root(admin, True)
+    site = OperatorSite(root, reactor, Metrics(), lambda _: _MOST_BODY, Deadlines(), keeps_connections=True)
     if given is not None:
         return listen_on_path(reactor, given, site)
     try:
@@ -287,7 +286,7 @@ class OperatorsPort:
     async def listen(self, reactor: Any, admin: AdminAPI, deadlines: Deadlines) -> IListeningPort:
         """Serve operators, under the same deadlines as nodes; their connections are not among the figures of nodes."""
         root = operators_root(admin, self.tls is None)
-        site = NodeSite(
+        site = OperatorSite(
             root,
             reactor,
             Metrics(),

@@ -27,6 +27,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from osqtwist.metrics import Metrics
+from osqtwist.operating import listen_on_socket
 from osqtwist.tls import ReloadingServerTLS
 from osqtwist.tlsfiles import TLSFiles
 from osqtwist.tlsport import listen
@@ -34,6 +35,7 @@ from osqtwist.web.crowds import Crowds
 from osqtwist.web.request import BodyLimits
 from osqtwist.web.site import Deadlines, NodeSite
 from tests.certificates import TestPKI
+from tests.harness import InMemoryServer
 
 QUICK = Deadlines(handshake=0.3, headers=0.4, body=0.5, answer=0.4, idle=0.3, linger=0.2)
 
@@ -424,6 +426,45 @@ def test_every_phase_ends_to_the_second(parts: list[tuple[float, bytes]], ended_
     channel.connectionLost(Failure(ConnectionDone()))
     assert not clock.getDelayedCalls()
     assert not site.channels
+
+
+# -- operators
+
+
+@pytest_twisted.ensureDeferred
+async def test_operators_are_refused_in_words_of_their_api(tmp_path: Path) -> None:
+    """Also on the admin socket: a body that is too long, and what is no HTTP, is a problem; one of 100 kB is taken."""
+    server = InMemoryServer(tmp_path / "server")
+    path = tmp_path / "admin.sock"
+    port = await listen_on_socket(reactor, path, 0o600, server.admin_api)
+
+    def send(request: bytes) -> bytes:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(request)
+            found = b""
+            while b'"status":' not in found and (part := client.recv(65536)):
+                found += part
+            return found
+
+    def post(size: int) -> bytes:
+        body = b'{"rule":"%s","seconds":1}' % (b"x" * size)
+        head = b"POST /api/v1/alerts/silences HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+        return send(head % len(body) + body)
+
+    try:
+        for answer, code in (
+            (await deferToThread(post, 150_000), b"404"),
+            (await deferToThread(post, 2**20), b"413"),
+            (await deferToThread(send, b"rubbish\r\n\r\n"), b"400"),
+        ):
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 " + code), answer[:500]
+            assert b"application/problem+json" in head
+            assert b'"status":' + code in body
+    finally:
+        await port.stopListening()
+        server.stop()
 
 
 # -- bounds

@@ -19,7 +19,6 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from osqtwist.web.routes import METHODS
-from osqtwist.wire import refusal
 
 if TYPE_CHECKING:
     from osqtwist.web.site import NodeChannel
@@ -88,10 +87,11 @@ class NodeRequest(PlainRequest):
         work.addCallbacks(self._answer, self._fail)
 
     def _refuse_route(self) -> None:
-        body = refusal("there is no such route")
-        self.channel.site.metrics.refused.labels(reason="http_404").inc()  # type: ignore[attr-defined]
+        channel: NodeChannel = self.channel  # type: ignore[assignment]
+        kind, body = channel.site.refused(404, "there is no such route", b"")
+        channel.site.metrics.refused.labels(reason="http_404").inc()
         self.setResponseCode(404)
-        self.responseHeaders.setRawHeaders(b"Content-Type", [b"application/json"])
+        self.responseHeaders.setRawHeaders(b"Content-Type", [kind.encode()])
         self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
         self._answer(body)
 

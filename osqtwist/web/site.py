@@ -195,10 +195,7 @@ class NodeChannel(HTTPChannel):
         """
         if self._is_discarding:
             return
-        # Carves take any JSON for success; everything else needs JSON with an error.
-        speaks_json = self.path not in self.site.plain_paths
-        body = refusal(text) if speaks_json else f"refused: {text}".encode()
-        kind = "application/json" if speaks_json else "text/plain; charset=utf-8"
+        kind, body = self.site.refused(code, text, self.path)
         head = (
             f"HTTP/1.1 {code} {RESPONSES.get(code, b'Refused').decode()}\r\n"
             f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
@@ -326,6 +323,13 @@ class NodeSite(QuietSite):
     def acceptableProtocols(self) -> list[bytes]:
         """HTTP/1.1 only: under HTTP/2 the peer's certificate is out of reach, and osquery does not speak it."""
         return [b"http/1.1"]
+
+    def refused(self, code: int, text: str, path: bytes) -> tuple[str, bytes]:
+        """What whoever is refused before any endpoint is asked is told: media type and body."""
+        # Carves take any JSON for success; everything else needs JSON with an error.
+        if path in self.plain_paths:
+            return "text/plain; charset=utf-8", f"refused: {text}".encode()
+        return "application/json", refusal(text)
 
     def date(self) -> bytes:
         """Now, as HTTP writes it."""
