@@ -10,9 +10,12 @@ anything; :func:`look_over` looks for what else every page has to be, and keeps 
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -59,13 +62,28 @@ class Fleet:
         """What the command prints with --json."""
         return self.server.json(*words)
 
+    def api(self, path: str, body: Any = None) -> Any:
+        """What the operators' API answers on the admin socket; much faster than a command."""
+        connection = http.client.HTTPConnection("admin", timeout=30)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(30)
+        connection.sock.connect(str(self.server.folder / "state" / "admin.sock"))
+        with contextlib.closing(connection):
+            data = None if body is None else json.dumps(body)
+            connection.request("GET" if body is None else "POST", f"/api/v1/{path}", data)
+            answer = connection.getresponse()
+            found = json.loads(answer.read())
+        assert answer.status < 400, found
+        return found
+
     def token(self, name: str, role: str) -> str:
         """A new token."""
-        return self.osqtwist("token", "add", name, "--role", role).strip()
+        text: str = self.api("tokens", {"name": name, "role": role})["token"]
+        return text
 
     def node(self, number: int = 1) -> Any:
         """One of the nodes, as the API has it; tests that change a node take one of their own."""
-        return self.json("node", "show", f"node-{number:05d}.sim")
+        return self.api(f"nodes/node-{number:05d}.sim")
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +132,7 @@ def start_server(folder: Path, *words: str, nodes: int = NODES, refresh: int = 2
     )
     made = Fleet(server, url, simulation)
     deadline = time.monotonic() + 90
-    while not _are_there(made.json("status"), nodes):
+    while not _are_there(made.api("status"), nodes):
         if time.monotonic() > deadline:
             simulation.kill()
             process.kill()
@@ -259,23 +277,31 @@ def look_over(
     :param kinds: fewer, of a page that has nothing of its own to look at.
     """
     ARTIFACTS.mkdir(exist_ok=True)
-    for dark, size, kind in ((False, DESKTOP, "light"), (True, DESKTOP, "dark"), (False, PHONE, "phone")):
+    page = visitor(role)
+    page.goto(path)
+    page.locator(ready).first.wait_for()
+    # One page, seen in three ways: to fetch it three times would take three times as long.
+    for scheme, (width, height), kind in (
+        ("light", DESKTOP, "light"),
+        ("dark", DESKTOP, "dark"),
+        ("light", PHONE, "phone"),
+    ):
         if kind not in kinds:
             continue
-        page = visitor(role, size, dark)
-        page.goto(path)
-        page.locator(ready).first.wait_for()
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": height})
         page.screenshot(path=ARTIFACTS / f"{name}-{kind}.png", full_page=True)
         assert not grave_findings(page), f"{path}, {kind}"
         sideways = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert sideways <= 0, f"{path}, {kind}: the page scrolls sideways by {sideways} pixels"
-        page.context.close()
+    page.context.close()
 
 
 def grave_findings(page: Page) -> list[str]:
     """What axe-core finds that is serious or critical."""
     # evaluate() is not bound by the page's policy, which forbids a script tag.
-    page.evaluate(AXE)
+    if not page.evaluate("typeof axe === 'object'"):
+        page.evaluate(AXE)
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
         f"{each['id']} ({each['impact']}): {each['help']}: {[node['target'] for node in each['nodes'][:3]]}"

@@ -5,12 +5,28 @@ from __future__ import annotations
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import pytest
+from cryptography.x509.oid import NameOID
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import Fleet, Visitor, chromium, fleet, look_over, page, playwright, signed_in, until, visitor
+from osqtwist.pki import Authority
+from tests.browser import (
+    Fleet,
+    Visitor,
+    chromium,
+    fleet,
+    look_over,
+    page,
+    playwright,
+    signed_in,
+    start_server,
+    stop_server,
+    until,
+    visitor,
+)
 from tests.test_twistd import BIN
 
 __all__ = ["chromium", "fleet", "page", "playwright", "signed_in", "visitor"]
@@ -112,7 +128,7 @@ def test_a_node_is_tagged_and_noted(page: Page, fleet: Fleet) -> None:
     expect(page.get_by_label("What to remember of it")).to_have_value("<b>rack 7</b>")
     page.goto("/nodes?where=tag:prod")
     expect(page.locator("tbody tr")).to_have_count(1)
-    audit = str(fleet.json("audit", "list", "--limit", "50"))
+    audit = str(fleet.api("audit?limit=50"))
     assert f"POST /api/v1/nodes/{fleet.node(2)['node']}/note" in audit
 
 
@@ -127,11 +143,11 @@ def test_a_revocation_is_seen_to_take_effect(visitor: Visitor, fleet: Fleet) -> 
     revoke.click()
     expect(page.get_by_role("status")).to_contain_text("refused from now on")
     expect(page.locator(".heading .state")).to_have_text("revoked")
-    until(lambda: fleet.json("status")["parked_reads"] == 11)
+    until(lambda: fleet.api("status")["parked_reads"] == 11)
     page.get_by_role("button", name="Serve it again").click()
     expect(page.locator(".heading .state").first).not_to_have_text("revoked")
     assert not fleet.node(3)["revoked"]
-    until(lambda: fleet.json("status")["parked_reads"] == 12, 30)
+    until(lambda: fleet.api("status")["parked_reads"] == 12, 30)
 
 
 def test_what_cannot_be_undone_is_done_after_a_question(page: Page, fleet: Fleet) -> None:
@@ -182,3 +198,39 @@ def test_a_start_leads_into_the_browser(tmp_path: Path, chromium: Browser) -> No
         started.kill(signal.SIGTERM)
         started.expect(pexpect.EOF)
         started.close()
+
+
+def test_a_certificate_signs_in_over_tls(
+    tmp_path_factory: pytest.TempPathFactory, chromium: Browser, fleet: Fleet
+) -> None:
+    """Of the CA of operators, with the role that it says; what its owner may not do is not shown."""
+    folder = tmp_path_factory.mktemp("t")
+    authority = Authority.create("operators' CA")
+    authority.credential.write(folder / "operators.pem", folder / "operators.key")
+    who = [(NameOID.ORGANIZATIONAL_UNIT_NAME, "viewer")]
+    authority.issue("alice", "node", attributes=who).write(folder / "alice.pem", folder / "alice.key")
+    words = ["--admin-port", "ssl:0:interface=127.0.0.1", "--admin-ca", "operators.pem"]
+    secure = start_server(folder, *words, nodes=1)
+    try:
+        port = secure.url.rpartition(":")[2]
+        certificate: Any = {
+            "origin": f"https://localhost:{port}",
+            "certPath": folder / "alice.pem",
+            "keyPath": folder / "alice.key",
+        }
+        context = chromium.new_context(ignore_https_errors=True, client_certificates=[certificate])
+        page = context.new_page()
+        page.goto(f"https://localhost:{port}/nodes")
+        page.get_by_role("button", name="Go on as alice").click()
+        expect(page).to_have_url(f"https://localhost:{port}/nodes")
+        expect(page.locator(".who")).to_contain_text("viewer")
+        (cookie,) = [each for each in context.cookies() if "session" in each["name"]]
+        assert (cookie["name"], cookie["secure"], cookie["httpOnly"]) == ("__Host-osqtwist-session", True, True)
+        context.close()
+        stranger = chromium.new_context(ignore_https_errors=True)
+        stranger.add_cookies([cookie])
+        answer = stranger.request.get(f"https://localhost:{port}/api/v1/me")
+        assert (answer.status, "certificate" in answer.text()) == (401, True)
+        stranger.close()
+    finally:
+        stop_server(secure)
