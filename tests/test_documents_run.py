@@ -102,10 +102,11 @@ class Scene:
         """One command: it ends well, and has printed what is shown."""
         command = self.filled(step.command)
         process = self.begin(command)
-        deadline = time.monotonic() + 40
+        begun = time.monotonic()
         goes_on = step.command.removeprefix(".venv/bin/").startswith(ENDLESS)
-        while process.poll() is None and time.monotonic() < deadline:
-            if goes_on and self.output() and fits(step.shown, self.output()):
+        while process.poll() is None and time.monotonic() < begun + 40:
+            has_begun = self.output() if step.shown else time.monotonic() > begun + 3
+            if goes_on and has_begun and fits(step.shown, self.output()):
                 break
             time.sleep(0.05)
         said = f"{place}: {command}\n{self.output()}"
