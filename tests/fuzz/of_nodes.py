@@ -7,6 +7,7 @@ import base64
 import contextlib
 import gzip
 import hashlib
+import ipaddress
 import json
 import shutil
 import ssl
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -31,7 +33,9 @@ from osqtwist.certificaterequest import UnfitRequest, key_of_request
 from osqtwist.identity import SOURCES, IdentityCache, IdentityRule, TagRule, UnidentifiedCertificate
 from osqtwist.nodekey import CertificateMissing, InvalidNodeKey, NodeKeys, SigningKey, WrongCertificate
 from osqtwist.ocspanswer import BadAnswer, Issuer, Question, read_answer, responders_of
+from osqtwist.passedheaders import BadPassedHeaders, certificate_in, last_address, names_a_certificate
 from osqtwist.pki import Authority
+from osqtwist.proxyprotocol import FIXED, SIGNATURE, BadProxyHeader, rest_length, source_of
 from osqtwist.revocationlists import read_lists
 from osqtwist.tls import load
 from osqtwist.tlsfiles import TLSFiles, UnusableCredential
@@ -402,6 +406,65 @@ def _csrs() -> list[bytes]:
     return [made.public_bytes(each) for each in (serialization.Encoding.DER, serialization.Encoding.PEM)]
 
 
+def _proxy_header() -> Callable[[bytes], None]:
+    def read(data: bytes) -> None:
+        try:
+            length = rest_length(data[:FIXED]) if len(data) >= FIXED else 0
+            if len(data) >= FIXED + length > FIXED:
+                source = source_of(data[:FIXED], data[FIXED : FIXED + length])
+                if source is not None:
+                    ipaddress.ip_address(source.host)
+        except BadProxyHeader:
+            return
+
+    return read
+
+
+def _proxy_headers() -> list[bytes]:
+    addresses = bytes([192, 0, 2, 1, 192, 0, 2, 2]) + b"\x10\x00\x20\xfb"
+    return [
+        SIGNATURE + b"\x21\x11\x00\x0c" + addresses,
+        SIGNATURE + b"\x21\x21\x00\x24" + bytes(36),
+        SIGNATURE + b"\x20\x00\x00\x00",
+    ]
+
+
+def _passed_headers() -> Callable[[bytes], None]:
+    """A line for each header, as a proxy passes them."""
+
+    def read(data: bytes) -> None:
+        found: dict[str, list[str]] = {}
+        for line in data.decode("latin-1").split("\n"):
+            name, _, value = line.partition(": ")
+            found.setdefault(name.lower(), []).append(value)
+
+        def headers(name: str) -> list[str]:
+            return found.get(name.lower(), [])
+
+        names_a_certificate(headers)
+        last_address("X-Forwarded-For", headers)
+        for family in ("ssl-client", "xfcc", "amzn-mtls", "none"):
+            with contextlib.suppress(BadPassedHeaders, UnidentifiedCertificate):
+                certificate = certificate_in(family, headers)  # type: ignore[arg-type]
+                if certificate is not None:
+                    IdentityCache((IdentityRule(),)).identify(certificate.public_bytes(serialization.Encoding.DER))
+
+    return read
+
+
+def _passed_seeds() -> list[bytes]:
+    certificate = _authority().issue("node-1", "node").certificate
+    pem = quote(certificate.public_bytes(serialization.Encoding.PEM).decode()).encode()
+    der = base64.b64encode(certificate.public_bytes(serialization.Encoding.DER))
+    digest = certificate.fingerprint(hashes.SHA256()).hex().encode()
+    return [
+        b"X-SSL-Client-Verify: SUCCESS\nX-SSL-Client-Cert: " + pem,
+        b"X-SSL-Client-Verify: 0\nX-SSL-Client-Cert: " + der,
+        b"X-Forwarded-Client-Cert: Hash=" + digest + b';Cert="' + pem + b'";Subject="CN=\\"a"',
+        b"X-Amzn-Mtls-Clientcert-Leaf: " + pem + b"\nX-Forwarded-For: 192.0.2.1, [2001:db8::1]:4711",
+    ]
+
+
 def _post(path: str, body: bytes, *headers: str) -> bytes:
     lines = [f"POST {path} HTTP/1.1", "Host: x", *headers, f"Content-Length: {len(body)}", "", ""]
     return "\r\n".join(lines).encode() + body
@@ -512,5 +575,13 @@ TARGETS = [
     Target("ocsp", "answers of OCSP responders", _ocsp, _ocsp_answers),
     Target("crl", "revocation lists, PEM and DER", _crl, _crls),
     Target("tls_files", "the server's certificate, key, and the CAs of nodes", _tls_files, _tls_seeds),
+    Target("proxy_header", "the header of the PROXY protocol", _proxy_header, _proxy_headers, (), 4200),
+    Target(
+        "passed_headers",
+        "headers of a proxy that ends TLS",
+        _passed_headers,
+        _passed_seeds,
+        (b"%00", b";", b'"', b"\n"),
+    ),
     Target("csr", "certificate signing requests", _csr, _csrs),
 ]
