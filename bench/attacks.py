@@ -32,6 +32,7 @@ class Target:
 
     :ivar deadline: seconds of its longest deadline.
     :ivar key: a good node key.
+    :ivar address: where connections come from.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Target:
     admin: Callable[..., Any]
     deadline: float
     key: str = ""
+    address: str = "127.0.0.1"
 
     def context(self, credential: Credential | None = None) -> ssl.SSLContext:
         """A client's, with the certificate of a node or without any."""
@@ -53,7 +55,7 @@ class Target:
 
     def raw(self) -> socket.socket:
         """A TCP connection."""
-        return socket.create_connection(("127.0.0.1", self.port), self.deadline + 5)
+        return socket.create_connection(("127.0.0.1", self.port), self.deadline + 5, (self.address, 0))
 
     def shaken(self, context: ssl.SSLContext | None = None) -> ssl.SSLSocket:
         """A connection over TLS."""
@@ -388,6 +390,13 @@ ATTACKS = (
         "`--max-log-body-mib`, inflated no further",
         lambda t: t.post("/log", _bomb(), "Content-Encoding: gzip"),
         "test_web_nodes.py::test_a_gzip_bomb_is_refused",
+    ),
+    Attack(
+        "again",
+        "32 MiB of zeros in 32 kB of gzip, twelve times",
+        "256 MiB of refused bodies of one address",
+        lambda t: [t.post("/log", gzip.compress(b"\0" * 32 * MIB, 9), "Content-Encoding: gzip") for _ in range(12)][-1],
+        "test_web_nodes.py::test_who_wastes_much_may_send_little_for_a_while",
     ),
     Attack(
         "deep",

@@ -85,12 +85,17 @@ def run(quick: bool, names: list[str]) -> dict[str, Any]:
             target.key = json.loads(answer[4:])["node_key"]
             chosen = [attack for attack in ATTACKS if not names or attack.name in (*names, ATTACKS[0].name)]
             # Once to warm up: allocators keep what they had at their peak, and caches fill.
-            for attack in chosen:
+            for number, attack in enumerate(chosen, 2):
                 if "slow" not in attack.name and attack.name not in ("silence", "unread"):
+                    target.address = f"127.0.1.{number}"
                     attack.run(target)
             settle(made)
             start = memory(made.pid)
-            rows = [measure(attack, made, target) for attack in chosen]
+            rows = []
+            for number, attack in enumerate(chosen, 2):
+                # Each from an address of its own, since what an address had refused counts.
+                target.address = f"127.0.2.{number}"
+                rows.append(measure(attack, made, target))
             settle(made)
             end = memory(made.pid)
             log = (made.folder / "out").read_text("utf-8", "replace")

@@ -321,6 +321,27 @@ def test_a_gzip_bomb_is_refused(tmp_path: Path) -> None:
     server.stop()
 
 
+@pytest.mark.slow
+def test_who_wastes_much_may_send_little_for_a_while(tmp_path: Path) -> None:
+    """A stranger cannot have large bodies read without end; small ones, and other addresses, are served."""
+    server = Server(tmp_path, max_log_body_mib=64)
+    key, waste = server.enroll(), server.api.exchange.waste
+    bomb = gzip.compress(b"{}" * (16 * 2**20), 9)
+    headers = {"Content-Encoding": "gzip"}
+    answers = [server.ask("/log", raw=bomb, headers=headers) for _ in range(10)]
+    assert [code for code, _ in answers] == [400] * 9 + [429]
+    assert "try again" in answers[-1][1]["error"]
+    assert waste.most("192.0.2.9", 2**26) == 2**26
+    assert server.ask("/log", log_body(key, {"name": "a"})) == (200, {})
+    large = {"node_key": key, "queries": {"none": [{"a": "x" * 2**21}]}}
+    assert server.ask("/distributed/write", large)[0] == 429
+    server.turn(40)
+    assert server.ask("/distributed/write", large) == (200, {})
+    server.turn(400)
+    assert waste.most("127.0.0.1", 2**26) == 2**26 and not waste._by_address
+    server.stop()
+
+
 def test_bad_lines_do_not_block_a_node(server: Server) -> None:
     """What cannot be delivered goes to the dead letters; the node is told that all is well."""
     key = server.enroll()

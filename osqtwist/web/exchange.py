@@ -31,6 +31,7 @@ from osqtwist.interfaces import StoreFull, StoreUnavailable
 from osqtwist.loginterfaces import BufferFull
 from osqtwist.metrics import Metrics
 from osqtwist.ocsp import Unchecked
+from osqtwist.web.waste import Waste
 
 _GZIP_WINDOW = 47
 _THREAD_FROM_BYTES = 128 * 1024
@@ -64,6 +65,7 @@ class Visit:
     held_for: float = 0.0
     lines: int = 0
     bytes_in: int = 0
+    inflated: int = 0
 
     @property
     def is_gone(self) -> bool:
@@ -106,6 +108,8 @@ _STORE_FAULTS = (BufferFull, StoreFull, StoreUnavailable, OSError)
 # What exactly is wrong with the store is for the log, not for nodes.
 _STORE_WORDS = "the server cannot store this now; try again"
 
+_WASTED = "too many large bodies from this address were refused; try again later"
+
 Work = Callable[[Visit], Awaitable[bytes]]
 
 
@@ -115,6 +119,7 @@ class Exchange:
     Carries out requests of nodes.
 
     :ivar logs_requests: whether each request gets a line in the log; refusals and failures always do.
+    :ivar waste: remembers what refused bodies have cost.
     """
 
     clock: IReactorTime
@@ -122,6 +127,7 @@ class Exchange:
     in_thread: InThread
     max_inflated_bytes: int
     logs_requests: bool = True
+    waste: Waste = attrs.field(default=attrs.Factory(lambda self: Waste(self.clock), takes_self=True))
     _log: Logger = Logger()
 
     async def carry_out(self, request: Request, route: str, work: Work, speaks_json: bool = True) -> bytes:
@@ -142,6 +148,8 @@ class Exchange:
             raise
         except Exception as problem:
             code, body = self._refuse(visit, problem)
+            if code < 500:
+                self.waste.add(visit.address, max(visit.bytes_in, visit.inflated))
             if not speaks_json:
                 request.responseHeaders.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
                 body = b"refused: " + visit.reason.encode()
@@ -160,18 +168,33 @@ class Exchange:
 
         :raise BodyTooLarge: it is over the limit once inflated; no more than the limit was ever in memory.
         :raise MalformedRequest: it is not the gzip that its header promises, or in another encoding.
+        :raise NotNow: it is large, and many large ones from its address were refused.
         """
         content: Any = visit.request.content
         raw: bytes = content.read()
         visit.bytes_in = len(raw)
+        most = self.waste.most(visit.address, self.max_inflated_bytes)
+        try:
+            body = await self._inflated(visit, raw, most)
+        except BodyTooLarge:
+            visit.inflated = most
+            if most < self.max_inflated_bytes:
+                raise NotNow(_WASTED) from None
+            raise
+        visit.inflated = len(body)
+        if len(body) > most < self.max_inflated_bytes:
+            raise NotNow(_WASTED)
+        return body
+
+    async def _inflated(self, visit: Visit, raw: bytes, most: int) -> bytes:
         encoding = visit.header(b"Content-Encoding").strip().lower()
         if encoding in ("", "identity"):
             return raw
         if encoding != "gzip":
             raise wire.MalformedRequest(f"Content-Encoding {encoding[:32]!r} is not gzip")
         if len(raw) < _THREAD_FROM_BYTES:
-            return inflate(raw, self.max_inflated_bytes)
-        return await self.in_thread(lambda: inflate(raw, self.max_inflated_bytes))
+            return inflate(raw, most)
+        return await self.in_thread(lambda: inflate(raw, most))
 
     def _refuse(self, visit: Visit, problem: Exception) -> tuple[int, bytes]:
         for kind, code, reason in _REFUSALS:
