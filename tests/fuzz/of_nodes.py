@@ -61,7 +61,7 @@ class _Wire(StringTransport):
         self.is_over = True
 
 
-class _Served:
+class Connections:
     """A server in memory behind real HTTP; made anew now and then, so that what it keeps does not grow for ever."""
 
     def __init__(self) -> None:
@@ -69,7 +69,8 @@ class _Served:
         atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self.left = 0
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Have a new one."""
         self.left = _SERVER_LASTS
         self.server = server = InMemoryServer(self.folder, max_log_body_mib=1, request_log=False)
         app = server.api.app()
@@ -92,7 +93,7 @@ class _Served:
     def answer(self, data: bytes) -> bytes:
         """What comes of some bytes of HTTP, once the node has waited as long as it would."""
         if not self.left:
-            self._begin()
+            self.begin()
         self.left -= 1
         incidents = self.server.metrics.incidents._value.get()
         for word, value in self.words.items():
@@ -169,7 +170,7 @@ def _check_answers(path: bytes | None, said: bytes, is_head: bool = False) -> No
 
 
 def _http() -> Callable[[bytes], None]:
-    served = _Served()
+    served = Connections()
 
     def read(data: bytes) -> None:
         said = served.answer(data)
@@ -181,12 +182,12 @@ def _http() -> Callable[[bytes], None]:
 
 def _route(path: str) -> Callable[[], Callable[[bytes], None]]:
     def make() -> Callable[[bytes], None]:
-        served = _Served()
+        served = Connections()
 
         def read(data: bytes) -> None:
             # Lengths are counted after the words are put in.
             if not served.left:
-                served._begin()
+                served.begin()
             for word, value in served.words.items():
                 data = data.replace(word, value)
             head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode()
