@@ -11,7 +11,7 @@ from tests.test_twistd import BIN, Start, start
 
 __all__ = ["start"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
 # A stream that does not end, and the token that this test comes in by.
 LEFT_OUT = ("/api/v1/logs", "/api/v1/tokens/{token}/revoke")
@@ -26,14 +26,14 @@ def test_whatever_the_document_allows_is_answered_as_it_says(start: Start) -> No
     number = server.wait_for(r"serves operators on .* port (\d+)\) too")[1]
     token = server.osqtwist("token", "add", "schemathesis", "--role", "admin").stdout.strip()
     words = ["--tls-verify", "certs/ca.pem", "-H", f"Authorization: Bearer {token}", "--request-timeout", "10"]
-    words += ["-n", "15", "--phases", "coverage,fuzzing", "--continue-on-failure", "--exclude-checks", CHECKS_LEFT_OUT]
+    words += ["-n", "8", "--phases", "coverage,fuzzing", "--continue-on-failure", "--exclude-checks", CHECKS_LEFT_OUT]
     words += [word for path in LEFT_OUT for word in ("--exclude-path", path)]
     done = subprocess.run(
         [str(BIN / "schemathesis"), "run", f"https://localhost:{number}/api/v1/openapi.json", *words],
         cwd=server.folder,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=420,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-10_000:]
