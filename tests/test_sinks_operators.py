@@ -136,6 +136,8 @@ def test_levers(server: InMemoryServer) -> None:
         ("a/replay", {"since": 1, "dead": True}, 400),
         ("a/replay", {"after": "nonsense"}, 400),
         ("a/replay", {"sinse": 1}, 400),
+        ("a/replay", {"since": 1.7e308}, 400),
+        ("a/replay", {"since": -1}, 400),
         ("b/replay", {"since": 1}, 404),
         ("b/replay", {"dead": True}, 404),
         ("b/pause", {}, 404),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import attrs
 import msgspec
@@ -24,7 +24,7 @@ from osqtwist.wire import MalformedRequest
 class ReplayOrder(msgspec.Struct, forbid_unknown_fields=True):
     """From where on to deliver again: one of the three."""
 
-    since: float | None = None
+    since: Annotated[float, msgspec.Meta(ge=0, le=1e11, description="Unix time")] | None = None
     after: str = ""
     dead: bool = False
 
