@@ -96,6 +96,9 @@ def mount_nodes(
     if settings.role == "delivery" or settings.worker_count != 1:
         wrong = "--role delivery" if settings.role == "delivery" else f"--workers {settings.workers}"
         raise BadSetting(f"{wrong} is for twistd: inside another application there is one process that serves nodes")
+    if settings.trusted_proxy or settings.proxy_protocol:
+        wrong = "[trusted_proxy]" if settings.trusted_proxy else "--proxy-protocol"
+        raise BadSetting(f"{wrong} is for twistd: the connections of another application are not looked at for proxies")
     made: list[tuple[MountedNodes, ReloadingServerTLS]] = []
 
     def front(node_side: NodeSide) -> _Front:

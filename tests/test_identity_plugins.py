@@ -16,6 +16,7 @@ from zope.interface import implementer
 from osqtwist.identity import IdentityRule, UnidentifiedCertificate, identify
 from osqtwist.identityinterfaces import BadIdentityRule, IIdentityRule
 from osqtwist.identityrules import read_identity_rules
+from osqtwist.launch import EXPECTED
 from osqtwist.pki import Authority, Credential, new_key
 from tests.examplepackages import example
 
@@ -147,6 +148,8 @@ def test_a_wrong_block_is_one_sentence(extension: Any, rule: Any, plugins: Any, 
     """Which names the kind and the key."""
     with pytest.raises(BadIdentityRule, match=sentence):
         read_identity_rules((IdentityRule(**rule),), [extension] if plugins is None else plugins)
+    # What ends the start with that sentence, and without a traceback.
+    assert BadIdentityRule in EXPECTED
 
 
 def test_settings_without_a_kind_are_refused() -> None:

@@ -14,6 +14,7 @@ from twisted.web.resource import Resource
 
 from osqtwist.assembly import body_limits
 from osqtwist.mounting import mount_nodes
+from osqtwist.passedheaders import TrustedProxy
 from osqtwist.settings import BadSetting, Settings
 from osqtwist.web.mounted import MountedNodes
 from tests.harness import InMemoryServer
@@ -95,6 +96,8 @@ def test_requests_under_way_are_counted(server: InMemoryServer) -> None:
     [
         ({"workers": 2}, "--workers 2 is for twistd"),
         ({"role": "delivery", "redis": "redis://localhost"}, "--role delivery is for twistd"),
+        ({"trusted_proxy": TrustedProxy(peers=("127.0.0.1",))}, r"\[trusted_proxy\] is for twistd"),
+        ({"proxy_protocol": ("127.0.0.1",)}, "--proxy-protocol is for twistd"),
     ],
 )
 def test_what_needs_a_process_of_its_own_is_refused(settings: dict[str, Any], sentence: str) -> None:
