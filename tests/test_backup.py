@@ -17,7 +17,12 @@ from typing import Any
 
 import pytest
 
+from osqtwist import __version__
 from osqtwist.archive import Archive, ArchiveWriter, BadArchive, Contents
+from osqtwist.backup import back_up, restore
+from osqtwist.nodekey import new_signing_key, render_signing_keys
+from osqtwist.settings import Settings
+from osqtwist.statefolder import StateFolder, UnusableState
 from tests.stores import PASSWORD, users_for_tests, valkey
 from tests.test_delivery_process import until
 from tests.test_proxy_processes import look
@@ -87,6 +92,81 @@ def test_what_is_not_as_it_was_made_is_refused(tmp_path: Path) -> None:
         Archive.read(tmp_path / "e.tar")
 
 
+def a_backup(path: Path, **more: Any) -> Path:
+    """Such as a server with a private Valkey makes."""
+    with ArchiveWriter(path) as archive:
+        archive.add_bytes("signing-keys", render_signing_keys([new_signing_key()]).encode())
+        archive.add_bytes("store/dump.rdb", b"REDIS")
+        facts: dict[str, Any] = {"version": __version__, "prefix": "osqtwist:", "stores": {"private": "store/dump.rdb"}}
+        archive.finish(contents(archive.files, **facts | more))
+    return path
+
+
+def test_what_a_private_store_begins_with(tmp_path: Path) -> None:
+    """The snapshot becomes the base of its append-only file; all of it is its owner's alone."""
+    state = tmp_path / "state"
+    done = restore(Settings(state=str(state)), a_backup(tmp_path / "b.tar"), replace=False)
+    assert (done.files, done.notes) == (2, ())
+    parts = state / "store" / "appendonlydir"
+    assert {each.name for each in parts.iterdir()} == {"appendonly.aof.1.base.rdb", "appendonly.aof.manifest"}
+    assert (state / "signing-keys").stat().st_mode & 0o777 == 0o600
+    (state / "store" / "more").write_text("x")
+    with pytest.raises(UnusableState, match="holds signing-keys already; --replace puts what is there aside"):
+        restore(Settings(state=str(state)), tmp_path / "b.tar", replace=False)
+    done = restore(Settings(state=str(state)), tmp_path / "b.tar", replace=True)
+    (aside,) = [each for each in tmp_path.iterdir() if each.name.startswith("state.before-")]
+    assert str(aside) in done.notes[0]
+    assert (aside / "store" / "more").exists()
+    assert not (state / "store" / "more").exists()
+
+
+@pytest.mark.parametrize(
+    ("facts", "settings", "words"),
+    [
+        ({"version": "0.0.9"}, {}, "made by osqtwist 0.0.9, and this is .*--any-version"),
+        ({}, {"redis": "redis://127.0.0.1:1/0"}, "made with the private Valkey, and --redis is given"),
+        ({"stores": {"redis://127.0.0.1:1": "keys/0.jsonl.gz"}}, {}, "made with --redis, which is not"),
+        (
+            {"stores": {"redis://127.0.0.1:2": "keys/0.jsonl.gz"}},
+            {"redis": "redis://127.0.0.1:1"},
+            "holds data of redis://127.0.0.1:2, which the settings do not name",
+        ),
+        ({"prefix": "other:"}, {}, "keys that begin with other:; --redis-prefix is osqtwist:"),
+    ],
+)
+def test_a_backup_that_does_not_fit_changes_nothing(
+    tmp_path: Path, facts: dict[str, Any], settings: dict[str, str], words: str
+) -> None:
+    """One sentence says why."""
+    path = a_backup(tmp_path / "b.tar", **facts)
+    with pytest.raises(BadArchive, match=words):
+        restore(Settings(state=str(tmp_path / "state"), **settings), path, replace=True)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_server_that_runs_is_left_alone(tmp_path: Path) -> None:
+    """It has the lock of its folder."""
+    state = StateFolder(tmp_path / "state")
+    state.prepare()
+    with state.lock(), pytest.raises(UnusableState, match="in use by another osqtwist"):
+        restore(Settings(state=str(state.path)), a_backup(tmp_path / "b.tar"), replace=True)
+    assert not (state.path / "signing-keys").exists()
+
+
+def test_what_cannot_be_backed_up_is_named(tmp_path: Path) -> None:
+    """No state, a file that is there already, a folder that is not."""
+    settings = Settings(state=str(tmp_path / "state"))
+    with pytest.raises(UnusableState, match="holds no signing keys"):
+        back_up(settings, tmp_path / "b.tar", with_carves=False)
+    restore(settings, a_backup(tmp_path / "b.tar"), replace=False)
+    with pytest.raises(BadArchive, match=r"b\.tar is there already"):
+        back_up(settings, tmp_path / "b.tar", with_carves=False)
+    with pytest.raises(BadArchive, match=r"nowhere.*No such file"):
+        back_up(settings, tmp_path / "nowhere" / "b.tar", with_carves=False)
+    back_up(settings, tmp_path / "c.tar", with_carves=True)
+    assert Archive.read(tmp_path / "c.tar").contents.stores == {"private": "store/appendonlydir"}
+
+
 class Load:
     """Nodes that post all the while."""
 
@@ -132,7 +212,7 @@ def test_a_server_is_wiped_and_goes_on(start: Start, tmp_path: Path) -> None:
     """Backed up under load, wiped, restored: nodes keep their keys, lines are there, and the audit trail is whole."""
     server = start()
     key = enrolled(server)
-    assert server.osqtwist("node", "note", "node-1.example.com", "kept").returncode == 0
+    operate(server, "nodes/node-1.example.com/note", {"note": "kept"})
     load = Load(server, key)
     time.sleep(1)
     before = list(load.posted)
@@ -142,15 +222,13 @@ def test_a_server_is_wiped_and_goes_on(start: Start, tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     assert len(load.posted) > len(before) > 0
     assert not (server.folder / "state" / "store" / "dump.rdb").exists()
-    assert "is there already" in said(server, "backup", str(file))
     assert "in use by another osqtwist" in said(server, "restore", str(file), "--replace")
     assert server.stop() == 0
-    assert "--replace puts what is there aside" in said(server, "restore", str(file))
     shutil.rmtree(server.folder / "state")
     assert said(server, "restore", str(file)).startswith("restored: ")
     again = start(folder=server.folder)
     assert "schedule" in again.ask("/config", {"node_key": key}), "it need not enroll again"
-    assert again.json("node", "show", "node-1.example.com")["note"] == "kept"
+    assert look(again, "nodes/node-1.example.com")["note"] == "kept"
     assert set(before) <= stored(again)
     assert again.osqtwist("audit", "verify").returncode == 0
     assert again.ask("/log", load.line("n99999x")) == {}
@@ -257,14 +335,14 @@ def test_with_a_redis_of_ones_own(start: Start, tmp_path: Path) -> None:
         file = tmp_path / "b.tar"
         assert re.search(r"backed up: \d files and \d+ keys", said(server, "backup", str(file), "--redis", other))
         load.stop()
-        restore = ["restore", str(file), "--redis", other, "--replace"]
-        assert "in use by another osqtwist" in said(server, *restore)
+        words_of_restore = ["restore", str(file), "--redis", other, "--replace"]
+        assert "in use by another osqtwist" in said(server, *words_of_restore)
         assert server.stop() == 0
         assert "made with --redis" in said(server, "restore", str(file), "--replace")
         store.ask("FLUSHALL")
         store.ask("SET", "somebody:else", "y")
         shutil.rmtree(server.folder / "state")
-        assert said(server, *restore).startswith("restored: ")
+        assert said(server, *words_of_restore).startswith("restored: ")
         assert store.ask("GET", "somebody:else") == b"y"
         again = start(*words, folder=server.folder)
         assert "schedule" in again.ask("/config", {"node_key": key})
