@@ -95,6 +95,7 @@ class ArchiveWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._partial.replace(self.path)
+        del self.files[_CONTENTS]
 
     def _add(self, name: str, stream: IO[bytes], size: int) -> None:
         member = tarfile.TarInfo(name)
