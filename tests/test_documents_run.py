@@ -276,8 +276,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 def test_the_server_says_what_the_readme_shows(scene: Scene) -> None:
     """make run starts it as this test does; what it prints is in its log here, but for the pages without TLS."""
     (block,) = [each for each in blocks(ROOT / "README.md") if each.steps[0].command == "make run"]
-    shown = (line for line in block.steps[0].shown if not line.startswith("  pages"))
-    assert fits(tuple(shown), scene.server.text())
+    shown = tuple(line for line in block.steps[0].shown if not line.startswith("  pages"))
+    # It says so a moment after it says where it serves.
+    scene.wait_for(lambda: fits(shown, scene.server.text()))
 
 
 @pytest.mark.parametrize("name", RUN)
