@@ -111,9 +111,9 @@ class Denials(Service):
                 self.on_new()
         self._metrics.certificates.denials.set(self.count())
 
-    def all(self) -> Sequence[Denial]:
-        """Those that are listed."""
-        return self._list.denials
+    def all(self) -> Sequence[Denial] | None:
+        """Those that are listed; nothing before they were seen for the first time."""
+        return self._list.denials if self._list.version else None
 
     def count(self) -> int:
         """How many are in force."""

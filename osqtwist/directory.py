@@ -86,6 +86,7 @@ class Directory(Service):
         self._noted: dict[str, Sighting] = {}
         self._served: dict[str, ConfigServed] = {}
         self._revocations: dict[str, Revocation] = {}
+        self._has_looked = False
         self._loops: list[LoopingCall] = []
         self._endings: list[IDelayedCall] = []
         self._looked_at = -math.inf
@@ -237,6 +238,7 @@ class Directory(Service):
         """
         self._looked_at = self._clock.seconds()
         current = {revocation.node_id: revocation for revocation in await self._nodes.revocations()}
+        self._has_looked = True
         new = [node_id for node_id, revocation in current.items() if self._revocations.get(node_id) != revocation]
         self._revocations = current
         for node_id in new:
@@ -244,9 +246,9 @@ class Directory(Service):
         if new:
             self.end_soon()
 
-    def revocations(self) -> list[Revocation]:
-        """Those in force."""
-        return list(self._revocations.values())
+    def revocations(self) -> list[Revocation] | None:
+        """Those in force; nothing before they were seen for the first time."""
+        return list(self._revocations.values()) if self._has_looked else None
 
     def end_soon(self) -> None:
         """End the connections of whoever is refused, once there was time to answer held reads."""

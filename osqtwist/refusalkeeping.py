@@ -41,7 +41,8 @@ class RefusalKeeping(Service):
     Keeps a copy of the lists; in the process of operators.
 
     :param path: the file of the copy; for its owner's eyes only, though nothing in it is secret.
-    :param revocations: answers with those in force in this process, and ``denials`` with these.
+    :param revocations: answers with those in force in this process, and ``denials`` with these; nothing as long as they
+        are not known.
     """
 
     _log = Logger()
@@ -51,8 +52,8 @@ class RefusalKeeping(Service):
         clock: IReactorTime,
         stores: IStores,
         path: Path,
-        revocations: Callable[[], Sequence[Revocation]],
-        denials: Callable[[], Sequence[Denial]],
+        revocations: Callable[[], Sequence[Revocation] | None],
+        denials: Callable[[], Sequence[Denial] | None],
         metrics: Metrics,
     ) -> None:
         self._clock, self._stores, self._path, self._metrics = clock, stores, path, metrics
@@ -90,12 +91,20 @@ class RefusalKeeping(Service):
             await self._put_back()
         except (StoreUnavailable, StoreFull):
             return
-        now = Refusals(tuple(self._revocations()), tuple(self._denials()))
+        now = self._in_force()
         if now != self._kept or self._is_first or self._trouble:
             self._write(now)
 
+    def _in_force(self) -> Refusals:
+        revocations, denials = self._revocations(), self._denials()
+        return Refusals(
+            self._kept.revocations if revocations is None else tuple(revocations),
+            self._kept.denials if denials is None else tuple(denials),
+        )
+
     async def _put_back(self) -> None:
-        kept = self._kept
+        # What came since the last look is in memory only.
+        kept = self._in_force()
         # The denials first: a process that sees revocations begins to serve.
         denials_were_lost = await self._stores.denials.begin(kept.denials)
         revocations_were_lost = await self._stores.nodes.begin_revocations(kept.revocations)

@@ -237,6 +237,14 @@ async def test_who_is_refused_stays_refused_when_the_store_comes_back_empty(serv
         assert directory.is_revoked(NODE)
         assert denials.count() == 1
         assert metrics.store.losses._value.get() == number
+    await stores.nodes.revoke(Revocation("revoked since", 2.0))
+    await directory.look_at_revocations()
+    server.kill()
+    server.empty()
+    server.start()
+    await until_it_answers(stores)
+    await keeper.look()
+    assert {each.node_id for each in await stores.nodes.revocations()} == {NODE, "revoked since"}
     await stores.nodes.restore(NODE)
     await directory.look_at_revocations()
     await keeper.look()

@@ -71,7 +71,7 @@ async def run_matrix(reactor: Any, names: Sequence[str], keep: bool, page: str) 
     )
     if page:
         path = Path(page)
-        path.write_text(_TABLE.sub(lambda _: as_markdown(rows), path.read_text("utf-8")), "utf-8")
+        path.write_text(_TABLE.sub(lambda found: as_markdown(rows, found.group()), path.read_text("utf-8")), "utf-8")
     return bool(rows) and not broken and not troubles
 
 

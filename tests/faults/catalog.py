@@ -129,6 +129,21 @@ def _fill(disk: str, is_full: bool) -> Act:
     return act
 
 
+async def _fill_store(stage: Stage) -> None:
+    """Fill the disk of the store, and see that it knows: the last page of its file may still have room."""
+    await stage.in_thread(stage.disks["store"].fill, True)
+
+    def has_noticed() -> bool:
+        try:
+            stage.ask_store("SET", "ballast", "x" * 8192)
+        except Exception as problem:
+            return "MISCONF" in str(problem)
+        return False
+
+    if not await stage.until(lambda: stage.in_thread(has_noticed), 10.0):
+        raise AssertionError("the store takes more although its disk is full")
+
+
 def _clock(seconds: int) -> Act:
     async def act(stage: Stage) -> None:
         stage.set_clock(seconds)
@@ -260,12 +275,11 @@ CATALOG = (
     ),
     Fault(
         "store's disk full (MISCONF)",
-        _fill("store", True),
+        _fill_store,
         _fill("store", False),
         allowed=STORE_FULL,
         said="takes nothing new: MISCONF",
         metric='osqtwist_store_failures_total{kind="StoreFull"}',
-        settles=2.5,
     ),
     Fault(
         "store read-only (replica)",
@@ -389,13 +403,12 @@ CATALOG = (
     ),
     Fault(
         "disk of the state folder full",
-        _fill("store", True),
+        _fill_store,
         _fill("store", False),
         kind="private",
         allowed=STORE_FULL,
         said="takes nothing new: MISCONF",
         metric='osqtwist_store_failures_total{kind="StoreFull"}',
-        settles=2.5,
     ),
     Fault(
         "private store killed",

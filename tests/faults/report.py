@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.faults.catalog import ROUTES
+from tests.faults.catalog import CATALOG, ROUTES
 from tests.faults.ledger import Balance
 from tests.faults.matrix import Row
 from tests.faults.soak import Tally
@@ -32,10 +32,16 @@ def as_text(rows: Sequence[Row]) -> str:
     return "\n".join("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) for row in table)
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
-    """For a page."""
-    table = [list(_COLUMNS), ["---"] * len(_COLUMNS), *map(cells_of, rows)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in table) + "\n"
+def as_markdown(rows: Sequence[Row], before: str = "") -> str:
+    """
+    For a page.
+
+    :param before: the table that is there; its rows of faults that were not made now stay.
+    """
+    found = {line.split(" | ")[0].removeprefix("| "): line for line in before.splitlines() if line.startswith("| ")}
+    found |= {row.fault.name: "| " + " | ".join(cells_of(row)) + " |" for row in rows}
+    head = ["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
+    return "\n".join([*head, *(found[fault.name] for fault in CATALOG if fault.name in found)]) + "\n"
 
 
 def soak_as_text(tally: Tally, balance: Balance, starts: int, troubles: Sequence[str]) -> str:

@@ -22,6 +22,8 @@ from twisted.internet.threads import deferToThread
 from osqtwist.adminclient import Door
 from osqtwist.simulator.certificates import CertificateSource
 from osqtwist.simulator.transport import Server
+from osqtwist.storage.redis_connection import Login
+from osqtwist.storage.redis_url import BlockingRedis, RedisPlace
 from tests.crashtest.machine import free_port
 from tests.faults.programs import (
     BIN,
@@ -252,6 +254,13 @@ class Stage:
     async def in_thread(self, work: Any, *arguments: Any) -> Any:
         """Do something that blocks while nodes go on."""
         return await deferToThread(work, *arguments)
+
+    def ask_store(self, *words: str) -> Any:
+        """What the store says to a command; blocks."""
+        path = str(self.folder / "state" / "store" / "valkey.sock")
+        place = self.store.place if self.store else RedisPlace("unix", (), path, Login())
+        with BlockingRedis.to(place) as talk:
+            return talk.ask(*words)
 
     def lines(self) -> list[dict[str, Any]]:
         """What the file sink has."""
