@@ -346,7 +346,7 @@ def test_carves_from_start_to_get(start: Start, tmp_path: Path) -> None:
         (["--redis", "redis://u:topsecret@127.0.0.1:1/0"], ["--redis redis://127.0.0.1:1"]),
         (["--redis", "http://x"], ["--redis must begin with"]),
         (["--cert", "/nowhere.pem"], ["--cert is given, but --key is not"]),
-        (["--cert", "/nowhere.pem", "--key", "/n", "--client-ca", "/n"], ["--cert /nowhere.pem", "No such file"]),
+        (["--cert", "/nowhere.pem", "--key", "/n", "--client-auth", "none"], ["--cert /nowhere.pem", "No such file"]),
         (["--state", "/proc/nowhere"], ["--state /proc/nowhere"]),
         (["--workers", "65"], ["--workers is 65"]),
         (["--workers", "some"], ["--workers is 'some'", "a whole number or auto"]),
