@@ -27,7 +27,8 @@ from zope.interface import implementer
 
 from osqtwist.assembly import body_limits
 from osqtwist.front import DRAIN_SECONDS
-from osqtwist.launch import Host, NodeSide, make_server
+from osqtwist.launch import Host, make_server
+from osqtwist.nodeside import NodeSide
 from osqtwist.settings import BadSetting, Settings
 from osqtwist.tls import ReloadingServerTLS
 from osqtwist.web import routes

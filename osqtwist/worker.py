@@ -14,8 +14,9 @@ from osqtwist.childside import ParentPipe, begin, read_instructions, run
 from osqtwist.figures import figures_of
 from osqtwist.garbage import RareCollections
 from osqtwist.interfaces import StoreUnavailable
-from osqtwist.launch import EXPECTED, NodeSide
+from osqtwist.launch import EXPECTED
 from osqtwist.metrics import SUMMED_GAUGES, Metrics
+from osqtwist.nodeside import NodeSide
 from osqtwist.ports import BoundPort
 from osqtwist.server import Server, StartFailed
 from osqtwist.statefolder import StateFolder

@@ -197,6 +197,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "delivering",
             "front",
             "launch",
+            "nodeside",
             "mounting",
             "operating",
             "reference",

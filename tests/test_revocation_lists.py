@@ -25,8 +25,8 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs
 from twisted.web.resource import Resource
 
-from osqtwist.launch import _count_reload
 from osqtwist.metrics import Metrics
+from osqtwist.nodeside import count_reload
 from osqtwist.pki import Authority, utc_now
 from osqtwist.revocationlists import RevocationLists
 from osqtwist.tls import ReloadingServerTLS
@@ -320,7 +320,7 @@ def test_how_long_each_list_is_good_is_a_metric(pki: TestPKI, tmp_path: Path) ->
     late = pki.other.revocation_list([], last_update=utc_now() - 2 * DAY, next_update=utc_now() - DAY)
     path.write_bytes(a_list(pki.authority) + late)
     metrics = Metrics()
-    tls = ReloadingServerTLS(files(pki, path, ca=both), lambda ok, loaded: _count_reload(metrics, ok, loaded))
+    tls = ReloadingServerTLS(files(pki, path, ca=both), lambda ok, loaded: count_reload(metrics, ok, loaded))
 
     def left(issuer: str) -> float | None:
         return metrics.registry.get_sample_value("osqtwist_crl_seconds_left", {"issuer": issuer})
