@@ -109,11 +109,12 @@ def load(files: TLSFiles, now: float, before: RevocationLists | None = None) -> 
 def _load(files: TLSFiles, now: float, before: RevocationLists | None) -> LoadedTLS:
     if files.client_auth == "required" and not files.client_ca:
         raise UnusableCredential(f"--client-auth required needs {files.options['client_ca']}")
+    chain = certificates(files) if files.cert is not None else []
     trusted = authorities(files)
     context = _new_context()
     not_after, warnings = math.inf, list[str]()
-    if files.cert is not None:
-        not_after, warnings = _show_certificate(context, files, trusted, now)
+    if chain:
+        not_after, warnings = _show_certificate(context, files, chain, trusted, now)
     lists = RevocationLists()
     tolerated: frozenset[int] = frozenset()
     if trusted:
@@ -136,10 +137,13 @@ def _load(files: TLSFiles, now: float, before: RevocationLists | None) -> Loaded
 
 
 def _show_certificate(
-    context: SSL.Context, files: TLSFiles, trusted: list[x509.Certificate], now: float
+    context: SSL.Context,
+    files: TLSFiles,
+    chain: list[x509.Certificate],
+    trusted: list[x509.Certificate],
+    now: float,
 ) -> tuple[float, list[str]]:
     """Have a context show the server's certificate; answers with its end, and what there is to warn of."""
-    chain = certificates(files)
     leaf = chain[0]
     key = private_key(files)
     if key.public_key() != public_key(files, leaf):

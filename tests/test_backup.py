@@ -283,6 +283,7 @@ def everything(server: Server, key: str, config: Path) -> None:
     until(lambda: '"lines"' in json.dumps(look(server, "sinks")))
     told("sinks/lines/pause", {})
     told("sinks/lines/resume", {})
+    server.wait_for("version 1: in force")
     (config / "base.conf").write_text('{"schedule": {"b": {"query": "select 2", "interval": 60}}}')
     until(lambda: "b" in node("/config")["schedule"])
     told("rollouts/finish", {})
