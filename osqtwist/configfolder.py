@@ -16,6 +16,7 @@ from osqtwist.layers import BadConfiguration, Layer, Problem
 from osqtwist.querycheck import check_queries
 from osqtwist.rolledconfiguration import RolledConfiguration
 from osqtwist.rolloutplan import PLAN_FILE, Plan, parse_plan
+from osqtwist.steadyloop import steady_loop
 from osqtwist.tagging import FILE, Tagging, parse_tagging
 
 CHECK_INTERVAL = 2.0
@@ -155,8 +156,7 @@ class ConfigFolder(Service):
     def startService(self) -> None:
         """Begin to watch the folder."""
         super().startService()
-        self._loop = LoopingCall(self.check)
-        self._loop.clock = self._clock
+        self._loop = steady_loop(self._clock, "the config folder", self.check)
         self._loop.start(CHECK_INTERVAL, now=False)
 
     def stopService(self) -> None:

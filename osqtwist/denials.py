@@ -23,6 +23,7 @@ from osqtwist.denialinterfaces import MOST_DENIALS, DenialList, IDenialStore
 from osqtwist.identity import CertificateIdentity
 from osqtwist.interfaces import ISignals, NoSuchThing, StoreFull, StoreUnavailable
 from osqtwist.metrics import Metrics
+from osqtwist.steadyloop import steady_loop
 
 LOOK_INTERVAL = 1.0
 """Seconds between two looks at the list, in case a signal was lost."""
@@ -78,8 +79,7 @@ class Denials(Service):
         """Begin to follow the list."""
         super().startService()
         self._unsubscribe = self._signals.subscribe("denials", self._changed)
-        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._refresh()))
-        self._loop.clock = self._clock
+        self._loop = steady_loop(self._clock, "the deny list", self._refresh)
         self._loop.start(LOOK_INTERVAL, now=True)
 
     def stopService(self) -> None:

@@ -23,6 +23,7 @@ from osqtwist.authentication import Caller
 from osqtwist.enrollment import certificate_record
 from osqtwist.interfaces import INodeStore, ISignals, Report, StoreFull, StoreUnavailable
 from osqtwist.node import ConfigServed, ConfigState, Node, Revocation, Sighting
+from osqtwist.steadyloop import steady_loop
 from osqtwist.tagging import Tagging
 from osqtwist.targeting import NodeFacts
 
@@ -97,9 +98,11 @@ class Directory(Service):
         """Begin to write sightings down and to look at revocations."""
         super().startService()
         self._unsubscribe = self._signals.subscribe("nodes", self._changed)
-        for work, interval in ((self.flush, FLUSH_INTERVAL), (self.refresh_revocations, REVOCATION_INTERVAL)):
-            loop = LoopingCall(lambda work=work: Deferred.fromCoroutine(work()))
-            loop.clock = self._clock
+        for what, look, interval in (
+            ("who was seen", self.flush, FLUSH_INTERVAL),
+            ("revocations", self.refresh_revocations, REVOCATION_INTERVAL),
+        ):
+            loop = steady_loop(self._clock, what, look)
             loop.start(interval, now=False)
             self._loops.append(loop)
         Deferred.fromCoroutine(self.refresh_revocations())

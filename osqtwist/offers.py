@@ -18,6 +18,7 @@ from osqtwist.metrics import Metrics
 from osqtwist.openqueries import Concerned, OpenQueries
 from osqtwist.parking import ParkedReads
 from osqtwist.query import DistributedQuery
+from osqtwist.steadyloop import steady_loop
 
 REFRESH_INTERVAL = 5.0
 """Seconds between two looks at the open queries, in case a signal was lost."""
@@ -62,8 +63,7 @@ class Offers:
     def start(self) -> None:
         """Begin to follow them."""
         self._unsubscribe = self._signals.subscribe("queries", self._look_again)
-        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self.refresh()))
-        self._loop.clock = self._clock
+        self._loop = steady_loop(self._clock, "open queries", self.refresh)
         self._loop.start(REFRESH_INTERVAL, now=True)
 
     def stop(self) -> None:

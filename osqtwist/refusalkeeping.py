@@ -16,7 +16,6 @@ from pathlib import Path
 
 import msgspec
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -25,6 +24,7 @@ from osqtwist.denial import Denial
 from osqtwist.interfaces import IStores, StoreFull, StoreUnavailable
 from osqtwist.metrics import Metrics
 from osqtwist.node import Revocation
+from osqtwist.steadyloop import steady_loop
 
 LOOK_INTERVAL = 1.0
 
@@ -75,8 +75,7 @@ class RefusalKeeping(Service):
     def startService(self) -> None:
         """Begin to look."""
         super().startService()
-        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self.look()))
-        self._loop.clock = self._clock
+        self._loop = steady_loop(self._clock, "who is refused", self.look)
         self._loop.start(LOOK_INTERVAL, now=False)
 
     def stopService(self) -> None:

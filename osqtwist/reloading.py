@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from osqtwist.enrollsecret import EnrollSecrets, parse_enroll_secrets
 from osqtwist.settings import BadSetting, Settings
+from osqtwist.steadyloop import steady_loop
 from osqtwist.systemd import Notifier
 
 CHECK_INTERVAL = 2.0
@@ -104,8 +105,7 @@ class WatchedFile(Service):
         """Begin to watch the file."""
         super().startService()
         self._seen = self._signature()
-        self._loop = LoopingCall(self.check)
-        self._loop.clock = self.clock
+        self._loop = steady_loop(self.clock, str(self.path), self.check)
         self._loop.start(CHECK_INTERVAL, now=False)
 
     def stopService(self) -> None:

@@ -27,6 +27,7 @@ from twisted.logger import Logger
 
 from osqtwist.identity import CertificateIdentity, IdentityCache
 from osqtwist.revocationlists import OF_SCOPE, RevocationLists, read_lists
+from osqtwist.steadyloop import steady_loop
 from osqtwist.tlsfiles import (
     UNREADABLE,
     TLSFiles,
@@ -366,8 +367,7 @@ class CredentialWatch(Service):
     def startService(self) -> None:
         """Begin."""
         super().startService()
-        self._loop = LoopingCall(self.tls.check)
-        self._loop.clock = self.clock
+        self._loop = steady_loop(self.clock, "the files of TLS", self.tls.check)
         self._loop.start(CHECK_INTERVAL, now=False)
 
     def stopService(self) -> None:

@@ -141,6 +141,7 @@ LAYERS: list[tuple[str, set[str]]] = [
             "parking",
             "rolledconfiguration",
             "rolloutfollowing",
+            "steadyloop",
             "rolloutkeeping",
             "refusalkeeping",
             "rollouts",
