@@ -276,7 +276,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 def test_the_server_says_what_the_readme_shows(scene: Scene) -> None:
     """make run starts it as this test does; what it prints is in its log here, but for the pages without TLS."""
     (block,) = [each for each in blocks(ROOT / "README.md") if each.steps[0].command == "make run"]
-    shown = tuple(line for line in block.steps[0].shown if not line.startswith("  pages"))
+    of_pages = ("  pages", "Open this in a browser", "  http://")
+    shown = tuple(line for line in block.steps[0].shown if not line.startswith(of_pages))
     # It says so a moment after it says where it serves.
     scene.wait_for(lambda: fits(shown, scene.server.text()))
 
