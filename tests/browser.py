@@ -1,7 +1,7 @@
 """
 The operators' pages in a real browser: a real server with simulated nodes, Debian's Chromium, somebody signed in.
 
-``fleet`` is the server, ``chromium`` the browser: both are started once for all files that a test process runs.
+``fleet`` is the server, started once for each file; ``chromium`` the browser, once for all files of a test process.
 ``page`` is an empty page of it, signed in as an admin; ``visitor`` makes more, for other roles, sizes and colours.
 A test fails when a page it opened wrote an error on the console, broke the policy (CSP), or asked another host for
 anything; :func:`look_over` looks for what else every page has to be, and keeps pictures of it in ``artifacts/``.
@@ -86,7 +86,7 @@ class Fleet:
         return self.api(f"nodes/node-{number:05d}.sim")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A server as ``make run`` starts it, and :data:`NODES` nodes."""
     folder = tmp_path_factory.mktemp("f")

@@ -10,6 +10,9 @@ from osqtwist.history import Sampling
 from tests.harness import InMemoryServer
 from tests.test_signing_in import Door
 
+# A server for each, with many nodes.
+pytestmark = pytest.mark.slow
+
 
 def calls_for(path: str, nodes: int, folder: Path) -> list[str]:
     """What a page asks the store, of so many nodes."""

@@ -19,6 +19,9 @@ from osqtwist.garbage import FULL_INTERVAL, RareCollections
 from osqtwist.web.site import NodeChannel
 from tests.harness import InMemoryServer
 
+# Whole collections take their time.
+pytestmark = pytest.mark.slow
+
 _BODY = b'{"node_key":""}'
 
 

@@ -18,6 +18,9 @@ from osqtwist.enrollsecret import parse_enroll_secrets
 from tests.documentedcommands import ROOT
 from tests.harness import InMemoryServer
 
+# A server for each of many.
+pytestmark = pytest.mark.slow
+
 LINES = "/api/v1/logs?from=start&follow=false"
 OSCTRL = "/0c1d8a2e-7f7b-4b0e-9f53-0a4f2f2d6c11"
 

@@ -41,7 +41,7 @@ text = "a shell on {node}"
 HOSTILE = '<img src=x onerror="console.error(1)"><b>bold</b>\u0000\u001b[31m'
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A server with a sink and an alert rule, and three nodes."""
     folder = tmp_path_factory.mktemp("f")

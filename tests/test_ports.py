@@ -67,6 +67,7 @@ def test_a_port_in_use_is_named_and_the_others_are_let_go() -> None:
         socket.create_server(("127.0.0.1", free)).close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("earlier", ["", "import twisted.internet.endpoints\n"])
 def test_sockets_of_systemd_by_name_and_index(earlier: str) -> None:
     """A socket that systemd has bound is found by its name or its place, also when twistd has imported endpoints."""

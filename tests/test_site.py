@@ -37,6 +37,9 @@ from osqtwist.web.site import Deadlines, NodeSite
 from tests.certificates import TestPKI
 from tests.harness import InMemoryServer
 
+# Real sockets, and deadlines that pass.
+pytestmark = pytest.mark.slow
+
 QUICK = Deadlines(handshake=0.3, headers=0.4, body=0.5, answer=0.4, idle=0.3, linger=0.2)
 
 

@@ -29,6 +29,9 @@ from osqtwist.tlsfiles import TLSFiles, UnusableCredential
 from osqtwist.tlsport import listen
 from tests.certificates import DAY, TestPKI, plain_authority
 
+# Real handshakes.
+pytestmark = pytest.mark.slow
+
 REFUSED = "refused"
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 

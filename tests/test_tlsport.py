@@ -25,6 +25,9 @@ from osqtwist.tlsport import ACCEPTS_AT_ONCE, listen
 from tests.certificates import TestPKI
 from tests.test_storage_faults import pause
 
+# Real sockets and handshakes.
+pytestmark = pytest.mark.slow
+
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 MUCH = b"0123456789abcdef" * 200_000
 

@@ -551,17 +551,15 @@ def test_one_node_cannot_open_carves_without_end(server: Server) -> None:
 # -- routes
 
 
-@pytest.mark.parametrize(
-    ("route", "path"),
-    [(route, path) for route, paths in paths_by_route(("/public/osquery",)).items() for path in paths],
-)
-@pytest.mark.parametrize("method", ["POST", "PUT"])
-def test_every_alias_reaches_its_route(tmp_path: Path, route: str, path: str, method: str) -> None:
-    """All paths of the table answer as their route does, with and without the prefix."""
+def test_every_alias_reaches_its_route(tmp_path: Path) -> None:
+    """All paths of the table answer as their route does, with and without the prefix, to POST and PUT."""
     server = Server(tmp_path, route_prefix=("/public/osquery",))
-    code, _, content = server.finish(server.begin(path, raw=b"{", method=method))
-    assert code == 400, (route, path)
-    assert b"malformed" in content.lower() or b"error" in content
+    for route, paths in paths_by_route(("/public/osquery",)).items():
+        for path in paths:
+            for method in ("POST", "PUT"):
+                code, _, content = server.finish(server.begin(path, raw=b"{", method=method))
+                assert code == 400, (route, path, method)
+                assert b"malformed" in content.lower() or b"error" in content, (route, path, method)
     server.stop()
 
 
