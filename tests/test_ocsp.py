@@ -35,6 +35,9 @@ from tests.certificates import plain_authority
 from tests.harness import InMemoryServer, certificate_for, result_of
 from tests.ocsp_responder import HOUR, Responder, Signing, delegate, node_with_responder
 
+# Real connections, and responders that take their time.
+pytestmark = pytest.mark.slow
+
 NONCE = b"n" * 16
 
 

@@ -37,6 +37,9 @@ from osqtwist.web.request import BodyLimits
 from osqtwist.web.site import Deadlines, NodeSite
 from tests.certificates import DAY, TestPKI, renewed_ca
 
+# Real connections, and responders that take their time.
+pytestmark = pytest.mark.slow
+
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 MINUTE = datetime.timedelta(minutes=1)
 

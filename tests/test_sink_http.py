@@ -24,7 +24,11 @@ from tests.http_receiver import Bulk, Hec, Loki, Receiver, Reply, Service, Webho
 from tests.sinkcontract import CONTRACT, Promise, an_event, name_of, read, some_events
 
 # Twisted hands pyOpenSSL its own objects.
-pytestmark = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL .* objects is deprecated:DeprecationWarning")
+# A real receiver, and real waiting.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Passing pyOpenSSL .* objects is deprecated:DeprecationWarning"),
+]
 
 TOKENS: dict[str, dict[str, Any]] = {"splunk": {"token": "hec-token", "index": "main"}, "elastic": {"token": "a2V5"}}
 SERVICES: dict[str, type[Any]] = {"webhook": Webhook, "splunk": Hec, "elastic": Bulk, "loki": Loki}
