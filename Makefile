@@ -28,8 +28,8 @@ $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
 run: $(VENV)/run.stamp  ## Run the server with a development PKI and a private Valkey (Ctrl-C ends it)
 	$(BIN)/twistd --nodaemon --pidfile= osqtwist --port $(PORT)
 
-test: test-fast  ## All tests: the fast ones, then slow ones and properties with all their examples, three files at a time: most wait
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -m 'slow or property' --numprocesses 3 --dist loadfile --durations 15
+test: test-fast  ## All tests: the fast ones, then slow ones and properties with all their examples, two files at a time
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -m 'slow or property' --numprocesses 2 --dist loadfile --durations 15
 
 test-fast: $(VENV)/test.stamp  ## The tests that take no time: run them on every save
 	@# Tests are compiled once, not each time, wherever that is turned off.
